@@ -1,0 +1,78 @@
+# Copyright fcgid.stack maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible lookup: a digest of the content of files and directories on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: tree_digest
+short_description: One digest of the content of files and directories on the controller
+description:
+  - SHA-256 over the relative names, the executable bits and the contents of all files below the
+    given paths. The same content gives the same digest, whatever the dates and wherever it lies.
+  - Hidden entries and what Python tools leave behind (C(__pycache__), C(build), C(dist),
+    C(*.egg-info)) do not count.
+version_added: 0.1.0
+author:
+  - fcgid.stack maintainers (@fcgid)
+options:
+  _terms:
+    description: Files or directories. The digest covers all of them, in this order.
+    required: true
+"""
+
+EXAMPLES = """
+- name: Name a release after its content
+  ansible.builtin.set_fact:
+    release: "{{ lookup('fcgid.stack.tree_digest', '/path/to/app')[:12] }}"
+"""
+
+RETURN = """
+_raw:
+  description: The digest, 64 hexadecimal digits.
+  type: list
+  elements: str
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+LEFTOVERS = {"__pycache__", "build", "dist"}
+
+
+def counts(name: str) -> bool:
+    """Whether a file or directory of this name belongs to the source."""
+    return not (name.startswith(".") or name in LEFTOVERS or name.endswith(".egg-info"))
+
+
+def files_below(top: Path) -> list[Path]:
+    """The files below the directory `top`, or `top` itself when it is a file, in a fixed order."""
+    found = [top] if top.is_file() else []
+    for directory, names, files in os.walk(top):
+        names[:] = filter(counts, names)
+        found.extend(Path(directory, file) for file in filter(counts, files))
+    return sorted(found)
+
+
+def tree_digest(tops: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for top in tops:
+        for path in files_below(top):
+            content = path.read_bytes()
+            executable = os.access(path, os.X_OK)
+            digest.update(f"{path.relative_to(top)}\0{executable}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+class LookupModule(LookupBase):
+    def run(self, terms, variables=None, **kwargs):
+        tops = [Path(self._loader.path_dwim(term)) for term in terms]
+        for top in tops:
+            if not top.exists():
+                raise AnsibleLookupError(f"{top} does not exist on the controller.")
+        return [tree_digest(tops)]

@@ -1,0 +1,244 @@
+#!/usr/bin/python
+# Copyright fcgid.stack maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible module: what the roles must know of httpd on a host, in one round trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: httpd_info
+short_description: Read the state of httpd and mod_fcgid on a host
+description:
+  - Reads which httpd is installed, whether it runs, whether it still runs what is on disk, which
+    mod_fcgid module is installed, who listens on the given ports, and who owns the directory of
+    the FastCGI sockets. Changes nothing.
+version_added: 0.1.0
+options:
+  binary:
+    description: The httpd program.
+    type: path
+    required: true
+  pid_file:
+    description: Its C(PidFile). httpd writes it anew at every start and every reload.
+    type: path
+    default: /run/httpd/httpd.pid
+  config:
+    description: The configuration tree, a symbolic link that is replaced at every change.
+    type: path
+    default: /etc/httpd
+  module:
+    description: The mod_fcgid module.
+    type: path
+    required: true
+  record:
+    description: The build record of that module (JSON).
+    type: path
+    required: true
+  ipc_dir:
+    description: The directory of the FastCGI sockets (C(FcgidIPCDir)).
+    type: path
+    default: /run/fcgidsock
+  ports:
+    description: TCP ports whose listeners are looked up.
+    type: list
+    elements: int
+    default: []
+author:
+  - fcgid.stack maintainers (@fcgid)
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+"""
+
+EXAMPLES = """
+- name: Look at httpd
+  fcgid.stack.httpd_info:
+    binary: /usr/sbin/apache2
+    module: /usr/lib/httpd/modules/mod_fcgid.so
+    record: /var/lib/mod_fcgid/build.json
+    ports: [80]
+  register: httpd
+"""
+
+RETURN = """
+version:
+  description: Version of the installed httpd, empty when there is none.
+  type: str
+  returned: always
+  sample: 2.4.71
+magic:
+  description: Its module magic number, empty when there is none.
+  type: str
+  returned: always
+  sample: "20120211:142"
+pid:
+  description: Process id of the running httpd, 0 when none runs.
+  type: int
+  returned: always
+stale_binary:
+  description: The running httpd, or the mod_fcgid in it, is no longer the file on disk.
+  type: bool
+  returned: always
+stale_config:
+  description: The configuration tree was replaced after httpd last read it.
+  type: bool
+  returned: always
+module_sha256:
+  description: SHA-256 of the installed module, empty when there is none.
+  type: str
+  returned: always
+record:
+  description: The build record, empty when there is none.
+  type: dict
+  returned: always
+ipc_dir_owner:
+  description: Name of the owner of the socket directory, empty when there is none.
+  type: str
+  returned: always
+listeners:
+  description: Processes other than this httpd that listen on one of the ports.
+  type: list
+  elements: dict
+  returned: always
+  sample: [{"port": 80, "pid": 4711, "program": "nginx"}]
+"""
+
+import json
+import os
+import pwd
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+
+TCP_LISTEN = "0A"  # include/net/tcp_states.h
+
+
+def running(pid_file: str) -> int:
+    """The process id in the PidFile, if that process is alive; otherwise 0."""
+    try:
+        with open(pid_file) as file:
+            pid = int(file.read())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return 0
+    return pid
+
+
+def stale_binary(pid: int, module: str) -> bool:
+    """Whether process `pid` executes, or has mapped as `module`, a file that was replaced since.
+
+    A file that is still in use but has no name any more is marked in proc(5): " (deleted)".
+    """
+    with open(f"/proc/{pid}/maps") as maps:
+        in_use = {line.split(None, 5)[5].strip() for line in maps if "/" in line}
+    in_use.add(os.readlink(f"/proc/{pid}/exe"))
+    program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).split(" ")[0]
+    return any(
+        path.endswith((f"/{program} (deleted)", f"/{os.path.basename(module)} (deleted)"))
+        for path in in_use
+    )
+
+
+def listening_sockets(ports: list[int]) -> dict[str, int]:
+    """Inode of each listening TCP socket on one of the ports, and its port."""
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not os.path.exists(table):
+            continue
+        with open(table) as lines:
+            next(lines)
+            for line in lines:
+                fields = line.split()
+                port = int(fields[1].rpartition(":")[2], 16)
+                if fields[3] == TCP_LISTEN and port in ports:
+                    found[fields[9]] = port
+    return found
+
+
+def parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        # The program's name, in brackets, may hold spaces.
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def listeners(ports: list[int], httpd: int) -> list[dict[str, object]]:
+    """Who listens on the ports, without httpd (process `httpd`) and its children."""
+    sockets = listening_sockets(ports)
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")) if sockets else ():
+        pid = int(entry)
+        try:
+            links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+            if httpd and httpd in (pid, parent(pid)):
+                continue
+            with open(f"/proc/{pid}/comm") as comm:
+                program = comm.read().strip()
+        except OSError:  # the process ended meanwhile, or is not ours to look into
+            continue
+        for inode, port in sockets.items():
+            if f"socket:[{inode}]" in links:
+                found.append({"port": port, "pid": pid, "program": program})
+    return sorted(found, key=lambda listener: (listener["port"], listener["pid"]))
+
+
+def owner(path: str) -> str:
+    try:
+        uid = os.stat(path).st_uid
+    except FileNotFoundError:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def read_record(path: str) -> dict[str, object]:
+    try:
+        with open(path) as file:
+            record = json.load(file)
+    except (OSError, ValueError):  # an unreadable record is no record: the module is built anew
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "binary": {"type": "path", "required": True},
+            "pid_file": {"type": "path", "default": "/run/httpd/httpd.pid"},
+            "config": {"type": "path", "default": "/etc/httpd"},
+            "module": {"type": "path", "required": True},
+            "record": {"type": "path", "required": True},
+            "ipc_dir": {"type": "path", "default": "/run/fcgidsock"},
+            "ports": {"type": "list", "elements": "int", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    about = ""
+    if os.path.exists(options["binary"]):
+        # -f: without it httpd looks for the distribution's configuration and complains.
+        about = module.run_command([options["binary"], "-f", "/dev/null", "-V"])[1]
+    version = re.search(r"Apache/(\S+)", about)
+    magic = re.search(r"Magic Number: (\S+)", about)
+    pid = running(options["pid_file"])
+    installed = os.path.exists(options["module"])
+    module.exit_json(
+        changed=False,
+        version=version.group(1) if version else "",
+        magic=magic.group(1) if magic else "",
+        pid=pid,
+        stale_binary=bool(pid) and stale_binary(pid, options["module"]),
+        stale_config=bool(pid)
+        and os.path.lexists(options["config"])
+        and os.lstat(options["config"]).st_mtime > os.stat(options["pid_file"]).st_mtime,
+        module_sha256=module.sha256(options["module"]) if installed else "",
+        record=read_record(options["record"]),
+        ipc_dir_owner=owner(options["ipc_dir"]),
+        listeners=listeners(options["ports"], pid),
+    )
+
+
+if __name__ == "__main__":
+    main()
