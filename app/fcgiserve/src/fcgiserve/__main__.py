@@ -1,0 +1,7 @@
+"""`python -m fcgiserve` is the command `fcgiserve`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

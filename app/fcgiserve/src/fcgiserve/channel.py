@@ -1,0 +1,322 @@
+"""A connected socket and the request on it: the I/O around `connection.Connection`.
+
+What the worker and the gateway rely on:
+
+* One receive usually brings a whole request, and one send takes a whole answer.
+* A send never waits without also receiving while the request has input left, because a web
+  server may write all of a body before it reads any of the answer.
+* The protocol's own answers go out between records of the request, never inside one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from typing import Optional
+
+from . import records
+from .connection import (
+    Connection,
+    InputReceived,
+    ProtocolFailed,
+    Reply,
+    RequestAborted,
+    RequestReceived,
+)
+from .streams import ErrorStream, InputStream
+
+RECEIVE_SIZE = 65536
+
+
+class forks:  # noqa: N801
+    """What this process knows about processes that the application forked off.
+
+    Such a child that returns into the server must not answer as well; and while one lives, it
+    holds copies of the sockets, so that closing them is not enough.
+    """
+
+    in_child = False
+    has_child = False
+
+    @classmethod
+    def forget(cls) -> None:
+        """Begin as a worker: what was forked before was no application's doing."""
+        cls.in_child = cls.has_child = False
+
+    @classmethod
+    def _in_child(cls) -> None:
+        cls.in_child = True
+
+    @classmethod
+    def _in_parent(cls) -> None:
+        cls.has_child = True
+
+
+os.register_at_fork(after_in_child=forks._in_child, after_in_parent=forks._in_parent)
+
+# Seconds without a byte after which a web server that does not read its answer is left alone.
+LINGER = 2.0
+
+_ROLE_NAMES = {
+    records.RESPONDER: "RESPONDER",
+    records.AUTHORIZER: "AUTHORIZER",
+    records.FILTER: "FILTER",
+}
+
+
+class PeerGone(ConnectionResetError):
+    """The web server closed the connection or aborted the request: nobody reads the answer."""
+
+
+class BadRequest(ValueError):
+    """The request's parameters contradict themselves; the message says which."""
+
+
+def body_length(params: dict[str, str], name: str = "CONTENT_LENGTH") -> Optional[int]:
+    """Return the announced length of a body in bytes, None when there is none.
+
+    Raises BadRequest when it is no number.
+    """
+    text = params.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(f"{name} is {text!r}, not a number of bytes")
+    return int(text)
+
+
+class Exchange:
+    """One request and the way to answer it.
+
+    `params` are the request's variables, `role` is RESPONDER, AUTHORIZER or FILTER, `input` the
+    body, `data` the file of a Filter (section 6.4), `errors` the request's log.
+    """
+
+    def __init__(self, channel: Channel, event: RequestReceived) -> None:
+        self._channel = channel
+        #: The FastCGI request id, for the log.
+        self.request_id = event.request_id
+        self._errors_sent = False
+        self.params = event.params
+        self.role = _ROLE_NAMES[event.role]
+        #: Why the parameters cannot be used, if so.
+        self.refusal: Optional[str] = None
+        length = data_length = None
+        try:
+            length = 0 if event.role == records.AUTHORIZER else body_length(event.params)
+            if event.role == records.FILTER:
+                data_length = body_length(event.params, "FCGI_DATA_LENGTH")
+        except BadRequest as error:
+            self.refusal = str(error)
+        self.input = InputStream(channel.receive_more, length)
+        self.data: Optional[InputStream] = None
+        if event.role == records.FILTER:
+            self.data = InputStream(channel.receive_more, data_length)
+        self.errors = ErrorStream(self._send_errors)
+
+    @property
+    def streams(self) -> list[InputStream]:
+        """The request's input streams."""
+        return [self.input] if self.data is None else [self.input, self.data]
+
+    def send(self, data: bytes) -> None:
+        """Send a part of the answer now. Raises PeerGone when nobody is there to read it."""
+        channel = self._channel
+        if channel.aborted:
+            raise PeerGone(channel.aborted)
+        errors = self.errors.take()
+        if errors:
+            self._send_errors(errors)
+        for piece in records.encode_stream(records.STDOUT, self.request_id, data):
+            channel.transmit(piece)
+        if channel.connection.input_ended:
+            # A stream may go on for long: see whether the web server still wants it.
+            channel.look()
+
+    def finish(self, data: bytes, app_status: int) -> None:
+        """Send the last part of the answer and end the request (sections 5.5 and 6.1)."""
+        channel = self._channel
+        for stream in self.streams:
+            stream.close()
+        request_id = self.request_id
+        parts: list[bytes] = []
+        errors = self.errors.take()
+        if errors:
+            self._errors_sent = True
+            parts.extend(records.encode_stream(records.STDERR, request_id, errors))
+        if self._errors_sent:
+            parts.append(records.encode_record(records.STDERR, request_id))
+        if data and not channel.aborted:
+            if len(data) <= records.MAX_CONTENT:
+                parts.append(records.encode_record(records.STDOUT, request_id, data))
+            else:
+                for piece in records.encode_stream(records.STDOUT, request_id, data):
+                    parts.append(piece)
+                    channel.transmit(b"".join(parts))
+                    parts.clear()
+        parts.append(records.encode_record(records.STDOUT, request_id))
+        channel.end_request(parts, app_status)
+
+    def _send_errors(self, data: bytes) -> None:
+        self._errors_sent = True
+        for piece in records.encode_stream(records.STDERR, self.request_id, data):
+            self._channel.transmit(piece)
+
+
+class Channel:
+    """One connection from the web server.
+
+    `concurrency` is passed on to Connection. The socket is blocking; reads that must not wait
+    say so one by one.
+    """
+
+    def __init__(self, sock: socket.socket, concurrency: int = 1) -> None:
+        self.socket = sock
+        self.connection = Connection(concurrency)
+        #: The request that is complete enough to be answered, or is being answered.
+        self.exchange: Optional[Exchange] = None
+        #: Why the request need not be answered, if so.
+        self.aborted = ""
+        #: Why the connection cannot go on, if so.
+        self.failure = ""
+        self._eof = False
+        self._replies: list[bytes] = []
+
+    def receive(self, flags: int = 0) -> None:
+        """Receive once and hand on what came. BlockingIOError when asked not to wait."""
+        try:
+            data = self.socket.recv(RECEIVE_SIZE, flags)
+        except ConnectionError:
+            data = b""
+        connection = self.connection
+        if data:
+            events = connection.receive_data(data)
+        else:
+            self._eof = True
+            events = connection.receive_eof()
+        for event in events:
+            if isinstance(event, InputReceived):
+                self._receive_input(event)
+            elif isinstance(event, RequestReceived):
+                self.aborted = ""
+                self.exchange = Exchange(self, event)
+            elif isinstance(event, Reply):
+                self._replies.append(event.data)
+            elif isinstance(event, RequestAborted):
+                self._abort(event.reason)
+            elif isinstance(event, ProtocolFailed):
+                self.failure = event.reason
+                self._abort(event.reason)
+
+    def receive_more(self) -> None:
+        """Receive once, waiting for it, and answer what the protocol must answer."""
+        self.receive()
+        if self._replies:
+            self.transmit(b"")
+
+    def look(self) -> None:
+        """Receive what is there already, without waiting."""
+        if self._eof:
+            return
+        try:
+            self.receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if self._replies:
+            self.transmit(b"")
+
+    def _receive_input(self, event: InputReceived) -> None:
+        if self.exchange is None:
+            return
+        stream = self.exchange.input if event.stream == records.STDIN else self.exchange.data
+        assert stream is not None
+        if event.data:
+            stream.feed(event.data)
+        else:
+            stream.finish()
+
+    def _abort(self, reason: str) -> None:
+        self.aborted = reason
+        if self.exchange is not None:
+            for stream in self.exchange.streams:
+                stream.fail(reason)
+
+    def transmit(self, data: bytes) -> None:
+        """Send bytes that end where a record ends. Raises PeerGone."""
+        if forks.in_child:
+            os._exit(0)
+        if self._replies:
+            data = b"".join([*self._replies, data])
+            self._replies.clear()
+        try:
+            sent = self.socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except ConnectionError as error:
+            raise self._gone(error) from error
+        if sent < len(data):
+            self._transmit_slowly(memoryview(data)[sent:])
+
+    def _transmit_slowly(self, data: memoryview) -> None:
+        poll = select.poll()
+        while data:
+            receiving = not (self._eof or self.connection.input_ended)
+            events = select.POLLOUT | (select.POLLIN if receiving else 0)
+            poll.register(self.socket, events)
+            ((_, ready),) = poll.poll()
+            if receiving and ready & select.POLLIN:
+                self.receive()
+            if ready & ~select.POLLIN:
+                try:
+                    data = data[self.socket.send(data, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    continue
+                except ConnectionError as error:
+                    raise self._gone(error) from error
+        if self._replies:
+            self.transmit(b"")
+
+    def _gone(self, error: ConnectionError) -> PeerGone:
+        self._eof = True
+        self.connection.keep_connection = False
+        self.aborted = f"the web server left: {error}"
+        return PeerGone(self.aborted)
+
+    def end_request(self, parts: list[bytes], app_status: int) -> None:
+        """Send the end of the answer; the connection is then idle, or to be closed."""
+        self.exchange = None
+        parts.append(self.connection.end_request(app_status))
+        self.transmit(b"".join(parts))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the connection is to be closed by this side (section 5.1)."""
+        connection = self.connection
+        return (
+            self._eof
+            or bool(self.failure)
+            or not (connection.request_id or connection.keep_connection)
+        )
+
+    def close(self) -> None:
+        """Close the connection so that the web server can still read its answer.
+
+        Closing a socket with unread input makes the kernel reset the connection, and the answer
+        may be lost: so what is still on its way is read first, for `LINGER` seconds of silence
+        at most.
+        """
+        with self.socket as sock:
+            if forks.has_child:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+            if self._eof or self.failure or self.connection.input_ended:
+                return
+            try:
+                sock.shutdown(socket.SHUT_WR)
+                sock.settimeout(LINGER)
+                while sock.recv(RECEIVE_SIZE):
+                    pass
+            except OSError:
+                return

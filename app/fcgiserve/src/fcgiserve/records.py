@@ -1,0 +1,232 @@
+"""FastCGI records and name-value pairs, as bytes in and bytes out.
+
+Nothing here does I/O or remembers a request. The rules that hold in this file:
+
+* A record is an 8-byte header, 0 to 65535 bytes of content and 0 to 255 bytes of padding
+  (FastCGI 1.0, section 3.3). Padding is skipped on reading; on writing every record is padded
+  to a multiple of 8 bytes.
+* A record is handed on whole or not at all, so what a reader sees does not depend on how the
+  transport cut the bytes.
+* Text is Latin-1, which keeps every byte, and is what PEP 3333 asks for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional, Union
+
+VERSION = 1
+
+# Record types, section 8.
+BEGIN_REQUEST = 1
+ABORT_REQUEST = 2
+END_REQUEST = 3
+PARAMS = 4
+STDIN = 5
+STDOUT = 6
+STDERR = 7
+DATA = 8
+GET_VALUES = 9
+GET_VALUES_RESULT = 10
+UNKNOWN_TYPE = 11
+
+# Roles, section 5.1.
+RESPONDER = 1
+AUTHORIZER = 2
+FILTER = 3
+
+# Flag of BEGIN_REQUEST, section 5.1: the web server closes the connection, not the application.
+KEEP_CONN = 1
+
+# Protocol status of END_REQUEST, section 5.5.
+REQUEST_COMPLETE = 0
+CANT_MPX_CONN = 1
+OVERLOADED = 2
+UNKNOWN_ROLE = 3
+
+MAX_CONTENT = 65535
+# What a long stream is cut into: the largest content that needs no padding.
+CUT = 65528
+
+_HEADER = struct.Struct(">BBHHBx")
+_BEGIN = struct.Struct(">HB5x")
+_END = struct.Struct(">IB3x")
+_LONG_LENGTH = struct.Struct(">I")
+_PADDING = tuple(bytes(size) for size in range(8))
+
+
+class ProtocolError(ValueError):
+    """The bytes are not FastCGI 1.0; the message says where they stop being it."""
+
+
+class Record(NamedTuple):
+    """One record without its padding (section 3.3)."""
+
+    type: int
+    request_id: int
+    content: bytes
+
+
+class RecordReader:
+    """Turns a byte stream, however it is cut, into whole records (section 3.3).
+
+    After bytes that are no record, `failure` is set to the reason and no more is read.
+    """
+
+    __slots__ = ("_held", "_needed", "failure")
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._needed = 0
+        self.failure: Optional[str] = None
+
+    def feed(self, data: bytes) -> list[Record]:
+        """Take the next bytes of the stream and return the records that they complete."""
+        if self.failure is not None:
+            return []
+        held = self._held
+        if held:
+            held += data
+            if len(held) < self._needed:
+                return []
+            data = bytes(held)
+            held.clear()
+        records: list[Record] = []
+        position = 0
+        size = len(data)
+        self._needed = 8
+        while size - position >= 8:
+            version, kind, request_id, length, padding = _HEADER.unpack_from(data, position)
+            if version != VERSION:
+                self.failure = (
+                    f"a record of FastCGI version {version} where only version 1 exists: "
+                    "does the peer speak FastCGI to this socket?"
+                )
+                return records
+            start = position + 8
+            end = start + length
+            if end + padding > size:
+                self._needed = 8 + length + padding
+                break
+            records.append(Record(kind, request_id, data[start:end]))
+            position = end + padding
+        if position < size:
+            held += data[position:]
+        return records
+
+
+def encode_record(kind: int, request_id: int, content: bytes = b"") -> bytes:
+    """Return one record, padded to a multiple of 8 bytes.
+
+    Raises ValueError when the content is longer than 65535 bytes: use `encode_stream`.
+    """
+    length = len(content)
+    if length > MAX_CONTENT:
+        raise ValueError(f"{length} bytes do not fit one record: use encode_stream")
+    padding = -length & 7
+    header = _HEADER.pack(VERSION, kind, request_id, length, padding)
+    return header + content + _PADDING[padding] if padding else header + content
+
+
+def encode_stream(kind: int, request_id: int, data: bytes) -> Iterator[bytes]:
+    """Yield `data` as stream records, about a megabyte at a time, without the empty end record."""
+    view = memoryview(data)
+    for start in range(0, len(view), 16 * CUT):
+        piece = view[start : start + 16 * CUT]
+        parts: list[Union[bytes, memoryview]] = []
+        for cut in range(0, len(piece), CUT):
+            content = piece[cut : cut + CUT]
+            padding = -len(content) & 7
+            header = _HEADER.pack(VERSION, kind, request_id, len(content), padding)
+            parts += (header, content, _PADDING[padding])
+        yield b"".join(parts)
+
+
+def encode_begin_request(request_id: int, role: int, flags: int = 0) -> bytes:
+    """Return a BEGIN_REQUEST record (section 5.1)."""
+    return encode_record(BEGIN_REQUEST, request_id, _BEGIN.pack(role, flags))
+
+
+def decode_begin_request(content: bytes) -> tuple[int, int]:
+    """Return role and flags of a BEGIN_REQUEST record's content (section 5.1).
+
+    Raises ProtocolError when the content is not 8 bytes long.
+    """
+    if len(content) != _BEGIN.size:
+        raise ProtocolError(f"a BEGIN_REQUEST of {len(content)} bytes; it has 8")
+    role, flags = _BEGIN.unpack(content)
+    return role, flags
+
+
+def encode_end_request(
+    request_id: int, app_status: int = 0, protocol_status: int = REQUEST_COMPLETE
+) -> bytes:
+    """Return an END_REQUEST record; `app_status` is kept to 32 bits (section 5.5)."""
+    content = _END.pack(app_status & 0xFFFFFFFF, protocol_status)
+    return encode_record(END_REQUEST, request_id, content)
+
+
+def decode_end_request(content: bytes) -> tuple[int, int]:
+    """Return application status and protocol status of an END_REQUEST record (section 5.5).
+
+    Raises ProtocolError when the content is not 8 bytes long.
+    """
+    if len(content) != _END.size:
+        raise ProtocolError(f"an END_REQUEST of {len(content)} bytes; it has 8")
+    app_status, protocol_status = _END.unpack(content)
+    return app_status, protocol_status
+
+
+def encode_unknown_type(kind: int) -> bytes:
+    """Return the answer to a management record of a type that is not known (section 4.2)."""
+    return encode_record(UNKNOWN_TYPE, 0, bytes([kind, 0, 0, 0, 0, 0, 0, 0]))
+
+
+def encode_pairs(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Return name-value pairs as PARAMS and GET_VALUES carry them (section 3.4).
+
+    Names and values are Latin-1 text; UnicodeEncodeError when they are not.
+    """
+    parts: list[bytes] = []
+    for name, value in pairs:
+        encoded = name.encode("latin-1"), value.encode("latin-1")
+        for item in encoded:
+            size = len(item)
+            parts.append(bytes([size]) if size < 128 else _LONG_LENGTH.pack(size | 0x80000000))
+        parts.extend(encoded)
+    return b"".join(parts)
+
+
+def decode_pairs(data: bytes) -> dict[str, str]:
+    """Return the name-value pairs of a complete stream (section 3.4), in order.
+
+    Of a name that comes twice the last value counts. Raises ProtocolError when the data ends
+    inside a pair.
+    """
+    pairs: dict[str, str] = {}
+    text = data.decode("latin-1")
+    size = len(data)
+    position = 0
+    try:
+        while position < size:
+            name_length = data[position]
+            if name_length < 128:
+                position += 1
+            else:
+                name_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
+                position += 4
+            value_length = data[position]
+            if value_length < 128:
+                position += 1
+            else:
+                value_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
+                position += 4
+            middle = position + name_length
+            position = middle + value_length
+            pairs[text[middle - name_length : middle]] = text[middle:position]
+    except (IndexError, struct.error):
+        position = size + 1
+    if position > size:
+        raise ProtocolError(f"{size} bytes of name-value pairs end inside a pair")
+    return pairs

@@ -1,0 +1,233 @@
+"""The worker: accepts connections on one listening socket and answers them one at a time.
+
+Theory of operation: the worker waits in poll(2) for the listening socket, for connections whose
+next request is not complete, and for a pipe into which the interpreter writes at each signal.
+The pipe closes the gap between looking at a flag and going to sleep, in which a SIGTERM would
+otherwise be lost until the next connection. The listening socket does not block, because
+another worker may take the connection that poll has seen.
+
+SIGTERM and SIGINT let the request in flight finish, then what waits in the listen queue is
+answered, then the worker ends with status 0 (FastCGI 1.0, section 7). SIGHUP and SIGUSR1, which
+httpd sends to its process group at a reload, are ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+from .channel import Channel, PeerGone, forks
+from .listen import address_name
+from .loader import import_or_stand_in
+from .log import log
+from .wsgi import Gateway
+
+# Connections without a complete request that a worker holds; beyond it the oldest is closed.
+IDLE_CONNECTIONS = 256
+
+# Connections that are still answered when the worker is told to end: what a listen queue holds.
+DRAINED_CONNECTIONS = 1024
+
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+class Settings(NamedTuple):
+    """What a worker needs to know; 0 is no limit.
+
+    `application` is module:callable. `max_requests` and `max_rss` (bytes of resident memory)
+    make the worker end between two requests, `request_timeout` (seconds) ends it inside one.
+    """
+
+    application: str
+    script_name: Optional[str] = None
+    access_log: bool = False
+    workers: int = 1
+    max_requests: int = 0
+    max_rss: int = 0
+    request_timeout: float = 0.0
+
+
+def run_worker(
+    listener: socket.socket, settings: Settings, parent: Optional[int] = None
+) -> int:
+    """Import the application, then answer requests until told to end; return the exit status.
+
+    At end of file on the descriptor `parent` the worker ends as at SIGTERM. Needs the main
+    thread, for the signals.
+    """
+    with Worker(listener, settings, parent) as worker:
+        gateway = Gateway(
+            import_or_stand_in(settings.application),
+            script_name=settings.script_name,
+            listener=address_name(listener.getsockname()),
+            access_log=settings.access_log,
+        )
+        worker.run(gateway)
+    return 0
+
+
+class Worker:
+    """One worker process's loop; a context manager that takes and gives back the signals."""
+
+    def __init__(
+        self, listener: socket.socket, settings: Settings, parent: Optional[int] = None
+    ) -> None:
+        self._listener = listener
+        self._settings = settings
+        self._stopping = False
+        self._answered = 0
+        self._allowed = _allowed_peers() if listener.family != socket.AF_UNIX else None
+        # Connections in the poll set, the one that was quiet for longest first.
+        self._waiting: dict[int, Channel] = {}
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
+        self._parent = parent
+        if parent is not None:
+            self._poll.register(parent, select.POLLIN)
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> Worker:
+        """Take the signals."""
+        forks.forget()
+        self._listener.setblocking(False)
+        readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = readable
+        self._poll.register(readable, select.POLLIN)
+        self._cleanup.callback(os.close, readable)
+        self._cleanup.callback(os.close, writable)
+        previous = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        self._cleanup.callback(signal.set_wakeup_fd, previous)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._cleanup.callback(signal.signal, number, signal.signal(number, self._stop))
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            self._cleanup.callback(signal.signal, number, signal.signal(number, _ignore))
+        if self._settings.request_timeout:
+            # In C, so that it also works while the interpreter is stuck: write the traceback of
+            # all threads, then let the signal end the process.
+            faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
+            self._cleanup.callback(faulthandler.unregister, signal.SIGALRM)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close every connection and give the signals back."""
+        for channel in self._waiting.values():
+            channel.close()
+        self._waiting.clear()
+        self._cleanup.close()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def run(self, gateway: Gateway) -> None:
+        """Answer requests until a signal or a limit ends the worker."""
+        poll = self._poll.poll
+        while not self._stopping:
+            for descriptor, _ in poll():
+                self._handle(descriptor, gateway)
+        for _ in range(DRAINED_CONNECTIONS):
+            ready = [descriptor for descriptor, _ in poll(0) if self._is_connection(descriptor)]
+            if not ready:
+                break
+            for descriptor in ready:
+                self._handle(descriptor, gateway)
+
+    def _is_connection(self, descriptor: int) -> bool:
+        return descriptor == self._listener.fileno() or descriptor in self._waiting
+
+    def _handle(self, descriptor: int, gateway: Gateway) -> None:
+        if descriptor == self._listener.fileno():
+            channel = self._accept()
+            if channel is not None:
+                self._serve(channel, gateway)
+        elif descriptor in self._waiting:
+            self._poll.unregister(descriptor)
+            self._serve(self._waiting.pop(descriptor), gateway)
+        elif descriptor == self._wake:
+            os.read(self._wake, 4096)
+        elif descriptor == self._parent:
+            self._stopping = True
+
+    def _accept(self) -> Optional[Channel]:
+        try:
+            sock, peer = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            # Out of descriptors or memory: without a pause this would spin.
+            log(f"cannot accept a connection: {error}; trying again in a second")
+            time.sleep(1)
+            return None
+        if self._allowed is not None and peer[0] not in self._allowed:
+            log(f"refused a connection from {peer[0]}: it is not in FCGI_WEB_SERVER_ADDRS")
+            sock.close()
+            return None
+        return Channel(sock, self._settings.workers)
+
+    def _serve(self, channel: Channel, gateway: Gateway) -> None:
+        """Read from a connection, answer its request if it is complete, and keep or close it."""
+        try:
+            channel.look()
+            if channel.exchange is not None:
+                self._answer(channel, gateway)
+        except PeerGone:
+            pass
+        if channel.failure:
+            log(f"closed a connection: {channel.failure}")
+        if channel.finished:
+            channel.close()
+            return
+        if len(self._waiting) >= IDLE_CONNECTIONS:
+            oldest = next(iter(self._waiting))
+            self._poll.unregister(oldest)
+            self._waiting.pop(oldest).close()
+        descriptor = channel.socket.fileno()
+        self._waiting[descriptor] = channel
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _answer(self, channel: Channel, gateway: Gateway) -> None:
+        assert channel.exchange is not None
+        settings = self._settings
+        with _time_limit(settings.request_timeout) if settings.request_timeout else _no_limit:
+            gateway.answer(channel.exchange)
+        self._answered += 1
+        if settings.max_requests and self._answered >= settings.max_requests:
+            self._stopping = True
+        elif settings.max_rss and not self._stopping:
+            resident = _resident_bytes()
+            if resident > settings.max_rss:
+                log(f"ending to be started anew: {resident >> 20} MiB of memory are resident")
+                self._stopping = True
+
+
+def _ignore(number: int, frame: object) -> None:
+    pass
+
+
+_no_limit = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * _PAGE
+
+
+def _allowed_peers() -> Optional[frozenset[str]]:
+    """Return the peers that FCGI_WEB_SERVER_ADDRS allows (section 3.2), None for all."""
+    text = os.environ.get("FCGI_WEB_SERVER_ADDRS")
+    return None if text is None else frozenset(item.strip() for item in text.split(","))

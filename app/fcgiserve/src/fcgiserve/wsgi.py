@@ -1,0 +1,360 @@
+"""The gateway between one request and a WSGI application (PEP 3333).
+
+The rules that hold in this file:
+
+* Headers leave as the application gave them, and nothing is added to them. The status becomes a
+  `Status:` line (CGI, RFC 3875, section 6.3.3) unless it is "200 OK", the default.
+* Headers wait for the first piece of the body that is not empty, so that an error before it can
+  still be answered with a 500.
+* A list or tuple is a finished body: it leaves in one piece with its headers. Of any other
+  iterable every piece is sent before the next is asked for.
+* Whatever the application does, the request is ended, `close()` is called once, and the
+  traceback is in the request's log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Callable, Optional, Protocol, Union
+from wsgiref.util import FileWrapper
+
+from .channel import PeerGone
+from .log import write_line
+from .streams import IncompleteBody, InputStream
+
+Environ = dict[str, Any]
+ExcInfo = Union[
+    tuple[type[BaseException], BaseException, TracebackType], tuple[None, None, None]
+]
+#: A WSGI application. `start_response` has more than one signature, hence the loose type.
+Application = Callable[..., Iterable[bytes]]
+
+_is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_is_status = re.compile(r"[1-9][0-9]{2} [^\x00-\x1f\x7f]*").fullmatch
+_control = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
+
+# Headers that belong to the web server (RFC 9110, section 7.6.1), and CGI's own status line.
+_NOT_FOR_APPLICATIONS = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "status",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Errors(Protocol):
+    """What `wsgi.errors` must have."""
+
+    def write(self, text: str, /) -> int:
+        """Append text."""
+
+    def flush(self) -> None:
+        """Send what was appended."""
+
+
+class Exchange(Protocol):
+    """What the gateway needs of a request; FastCGI and CGI each have one."""
+
+    params: dict[str, str]
+    role: str
+    request_id: int
+    refusal: Optional[str]
+    input: Any
+    data: Optional[InputStream]
+    errors: Any
+
+    def send(self, data: bytes) -> None:
+        """Send a part of the answer now."""
+
+    def finish(self, data: bytes, app_status: int) -> None:
+        """Send the last part and end the request."""
+
+
+class Gateway:
+    """Answers requests with one WSGI application.
+
+    `script_name` says where the application is mounted, for web servers that put the whole path
+    into SCRIPT_NAME; without it, what the web server says holds. `listener` is the name of the
+    listening socket, for `fcgiserve.socket` in the environment. With `access_log` each request
+    writes one line of JSON to standard error.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        script_name: Optional[str] = None,
+        listener: str = "",
+        access_log: bool = False,
+        run_once: bool = False,
+    ) -> None:
+        self._application = application
+        self._script_name = script_name
+        self._access_log = access_log
+        self._defaults: Environ = {
+            "REQUEST_METHOD": "GET",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": "",
+            "QUERY_STRING": "",
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.0",
+            "fcgiserve.socket": listener,
+        }
+        self._own: Environ = {
+            "wsgi.version": (1, 0),
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": run_once,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+        }
+
+    def environ(self, exchange: Exchange) -> Environ:
+        """Return the environment of a request (PEP 3333, "environ Variables")."""
+        environ = {**self._defaults, **exchange.params, **self._own}
+        # Some web servers send these twice; PEP 3333 wants them without HTTP_.
+        environ.pop("HTTP_CONTENT_TYPE", None)
+        environ.pop("HTTP_CONTENT_LENGTH", None)
+        https = environ.get("HTTPS", "").lower()
+        environ["wsgi.url_scheme"] = "https" if https in ("on", "1") else "http"
+        environ["wsgi.input"] = exchange.input
+        environ["wsgi.errors"] = exchange.errors
+        environ["FCGI_ROLE"] = exchange.role
+        if exchange.data is not None:
+            environ["fcgi.data"] = exchange.data
+        prefix = self._script_name
+        if prefix is not None:
+            path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+            rest = path[len(prefix) :]
+            if path.startswith(prefix) and (not rest or rest[0] == "/"):
+                environ["SCRIPT_NAME"] = prefix
+                environ["PATH_INFO"] = rest
+        if environ["SCRIPT_NAME"] == "/":
+            environ["SCRIPT_NAME"] = ""
+            environ["PATH_INFO"] = "/" + environ["PATH_INFO"].lstrip("/")
+        return environ
+
+    def answer(self, exchange: Exchange) -> None:
+        """Run the application for one request and send its answer, or a 500 in its place."""
+        if not self._access_log:
+            Response(exchange).run(self._application, self.environ(exchange))
+            return
+        started = time.monotonic()
+        response = Response(exchange)
+        environ = self.environ(exchange)
+        response.run(self._application, environ)
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "client": environ.get("REMOTE_ADDR", ""),
+            "role": exchange.role,
+            "request_id": exchange.request_id,
+            "method": environ["REQUEST_METHOD"],
+            "path": environ["SCRIPT_NAME"] + environ["PATH_INFO"],
+            "status": int(response.status[:3]),
+            "bytes": response.sent,
+            "seconds": round(time.monotonic() - started, 6),
+            "outcome": response.outcome,
+        }
+        write_line(json.dumps(line))
+
+
+class Response:
+    """One answer in the making."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        #: The status line as the application gave it.
+        self.status = ""
+        #: Bytes of body that were sent.
+        self.sent = 0
+        #: "complete", "failed", or "aborted" by the web server or the client.
+        self.outcome = "complete"
+        self._head: Optional[bytes] = None
+        self._head_sent = False
+        self._length: Optional[int] = None
+        self._through = False  # nothing that is still to come may be sent
+        method = exchange.params.get("REQUEST_METHOD")
+        self._without_body = method == "HEAD"
+
+    def run(self, application: Application, environ: Environ) -> None:
+        """Call the application and send what it returns; no exception leaves."""
+        app_status = 0
+        rest = b""
+        try:
+            rest = self._respond(application, environ)
+        except PeerGone:
+            self.outcome = "aborted"
+        except IncompleteBody as error:
+            self.outcome = "aborted"
+            self._log(f"{error}; answered 400")
+            rest = self._replace("400 Bad Request")
+        except BaseException as error:
+            self.outcome = "failed"
+            app_status = _exit_status(error)
+            self._log(_describe(error))
+            rest = self._replace("500 Internal Server Error")
+        try:
+            self._exchange.finish(rest, app_status)
+        except PeerGone:
+            self.outcome = "aborted"
+
+    def _respond(self, application: Application, environ: Environ) -> bytes:
+        """Return what is left to send when the application is through."""
+        if self._exchange.refusal is not None:
+            self._log(f"{self._exchange.refusal}; answered 400")
+            return self._replace("400 Bad Request")
+        body = application(environ, self.start_response)
+        if type(body) is list or type(body) is tuple:
+            return self._finish(b"".join([self._checked(block) for block in body]))
+        try:
+            for block in body:
+                if self._checked(block):
+                    self.write(block)
+                    if self._through:
+                        break
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+        return self._finish(b"")
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: Optional[ExcInfo] = None,
+    ) -> Callable[[bytes], None]:
+        """Set status and headers (PEP 3333, "The start_response() Callable").
+
+        Raises RuntimeError when called twice without `exc_info`, TypeError for wrong types,
+        ValueError for a status or header that would not be one.
+        """
+        if exc_info is not None:
+            try:
+                if self._head_sent and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._head is not None:
+            raise RuntimeError(
+                "start_response was called twice; after an error, call it with exc_info"
+            )
+        if not isinstance(status, str):
+            raise TypeError(f"status must be str, not {type(status).__name__}")
+        if not isinstance(headers, list):
+            raise TypeError(f"headers must be a list, not {type(headers).__name__}")
+        length = None
+        lines: list[str] = []
+        if status != "200 OK":
+            if not _is_status(status):
+                raise ValueError(f"status {status!r} is not like '404 Not Found'")
+            lines.append(f"Status: {status}\r\n")
+            if status[0] == "1" or status.startswith(("204", "304")):
+                self._without_body = True
+        for name, value in headers:
+            if not _is_token(name):
+                raise ValueError(f"{name!r} is no header name")
+            if _control(value):
+                raise ValueError(f"header {name} has a control character in its value {value!r}")
+            lowered = name.lower()
+            if lowered in _NOT_FOR_APPLICATIONS:
+                raise ValueError(f"header {name} is the web server's to set: leave it out")
+            if lowered == "content-length":
+                if not (value.isascii() and value.isdigit()):
+                    raise ValueError(f"Content-Length is {value!r}, not a number of bytes")
+                length = int(value)
+            lines.append(f"{name}: {value}\r\n")
+        lines.append("\r\n")
+        self._head = "".join(lines).encode("latin-1")
+        self.status = status
+        self._length = length
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body now (PEP 3333, "The write() Callable")."""
+        data = self._take_head() + self._admit(self._checked(data))
+        if data:
+            self._exchange.send(data)
+
+    @staticmethod
+    def _checked(block: bytes) -> bytes:
+        if isinstance(block, bytes):
+            return block
+        raise TypeError(f"a body consists of bytes, not {type(block).__name__}")
+
+    def _take_head(self) -> bytes:
+        if self._head_sent:
+            return b""
+        if self._head is None:
+            raise RuntimeError("the application did not call start_response before its body")
+        self._head_sent = True
+        return self._head
+
+    def _admit(self, data: bytes) -> bytes:
+        """Return the part of a piece that may be sent."""
+        if self._without_body:
+            self._through = True
+            return b""
+        if self._length is not None and self.sent + len(data) > self._length:
+            if not self._through:
+                self._through = True
+                self._log(f"the body is longer than its Content-Length of {self._length}: cut")
+            data = data[: self._length - self.sent]
+        self.sent += len(data)
+        return data
+
+    def _finish(self, data: bytes) -> bytes:
+        data = self._take_head() + self._admit(data)
+        if self._length is not None and self.sent < self._length and not self._without_body:
+            self._log(f"the body has {self.sent} bytes, its Content-Length says {self._length}")
+        return data
+
+    def _replace(self, status: str) -> bytes:
+        """Return an answer instead of the application's, or nothing when that one has begun."""
+        if self._head_sent:
+            return b""
+        self.status = status
+        reason = status[4:]
+        body = b"" if self._without_body else f"{reason}\n".encode()
+        self.sent = len(body)
+        return f"Status: {status}\r\nContent-Type: text/plain\r\n\r\n".encode() + body
+
+    def _log(self, message: str) -> None:
+        params = self._exchange.params
+        method = params.get("REQUEST_METHOD", "")
+        path = params.get("SCRIPT_NAME", "") + params.get("PATH_INFO", "")
+        text = f"fcgiserve: request {self._exchange.request_id} ({method} {path}): {message}\n"
+        self._exchange.errors.write(text)
+
+
+def _exit_status(error: BaseException) -> int:
+    """Return what the process would have exited with; it goes to the web server as appStatus."""
+    if isinstance(error, SystemExit):
+        if error.code is None:
+            return 0
+        if isinstance(error.code, int):
+            return error.code
+    return 1
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, ImportFailed):
+        return str(error)
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+
+
+class ImportFailed(Exception):
+    """The application could not be imported; the message names the module and the error."""

@@ -1,0 +1,51 @@
+"""Applications that behave."""
+
+import hashlib
+import os
+import time
+
+
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-type", "text/html")])
+    return [b"Hello world!"]
+
+
+def pid(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+
+
+def echo(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    return iter(lambda: environ["wsgi.input"].read(65536), b"")
+
+
+def digest(environ, start_response):
+    sha256 = hashlib.sha256()
+    length = 0
+    while block := environ["wsgi.input"].read(65536):
+        sha256.update(block)
+        length += len(block)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{length} {sha256.hexdigest()}".encode()]
+
+
+def sleep(environ, start_response):
+    """Says in the log that it began, so that a test need not guess."""
+    os.write(2, b"sleeping\n")
+    time.sleep(float(environ["QUERY_STRING"]))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"slept"]
+
+
+def zeros(environ, start_response):
+    """As many MiB as the query string says, in a stream."""
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    block = bytes(65536)
+    return (block for _ in range(int(environ["QUERY_STRING"]) * 16))
+
+
+def environment(environ, start_response):
+    """The request's variables and the names of the others, one a line."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{name}={value}\n".encode("latin-1") for name, value in sorted(environ.items())]
