@@ -156,30 +156,38 @@ def listening_sockets(ports: list[int]) -> dict[str, int]:
     return found
 
 
-def parent(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as stat:
-        # The program's name, in brackets, may hold spaces.
-        return int(stat.read().rpartition(")")[2].split()[1])
+def holders(inodes: set[str]) -> dict[str, set[int]]:
+    """The processes that hold each of these sockets, as far as this user may look."""
+    found: dict[str, set[int]] = {inode: set() for inode in inodes}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = {os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")}
+        except OSError:  # the process ended meanwhile, or is not ours to look into
+            continue
+        for inode in inodes:
+            if f"socket:[{inode}]" in links:
+                found[inode].add(int(entry))
+    return found
+
+
+def program(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as comm:
+            return comm.read().strip()
+    except OSError:
+        return "another program"
 
 
 def listeners(ports: list[int], httpd: int) -> list[dict[str, object]]:
-    """Who listens on the ports, without httpd (process `httpd`) and its children."""
+    """Who listens on the ports, one process a port; nothing where it is httpd, process `httpd`."""
     sockets = listening_sockets(ports)
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")) if sockets else ():
-        pid = int(entry)
-        try:
-            links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-            if httpd and httpd in (pid, parent(pid)):
-                continue
-            with open(f"/proc/{pid}/comm") as comm:
-                program = comm.read().strip()
-        except OSError:  # the process ended meanwhile, or is not ours to look into
-            continue
-        for inode, port in sockets.items():
-            if f"socket:[{inode}]" in links:
-                found.append({"port": port, "pid": pid, "program": program})
-    return sorted(found, key=lambda listener: (listener["port"], listener["pid"]))
+    held = holders(set(sockets)) if sockets else {}
+    found = {
+        port: {"port": port, "pid": min(held[inode], default=0)}
+        for inode, port in sockets.items()
+        if httpd not in held[inode]
+    }
+    return [{**found[port], "program": program(found[port]["pid"])} for port in sorted(found)]
 
 
 def owner(path: str) -> str:
