@@ -110,12 +110,17 @@ class Deployment:
             "find /proc/[0-9]*/fd/0 -maxdepth 0 -lname 'socket:*' -printf '%p %l\\n'"
         ).stdout
         standing_on = {
-            int(pid): int(inode) for pid, inode in re.findall(r"/proc/(\d+)/\S+ socket:\[(\d+)\]", links)
+            int(pid): int(inode)
+            for pid, inode in re.findall(r"/proc/(\d+)/\S+ socket:\[(\d+)\]", links)
         }
         found = [
             Worker(
-                process.pid, process.ppid, process.user, process.comm,
-                standing_on[process.pid], sockets[standing_on[process.pid]],
+                process.pid,
+                process.ppid,
+                process.user,
+                process.comm,
+                standing_on[process.pid],
+                sockets[standing_on[process.pid]],
             )
             for process in self.host.process.filter()
             if standing_on.get(process.pid) in sockets

@@ -17,7 +17,7 @@ UPLOAD = "/var/tmp/fcgid-stack-upload"
 
 @pytest.fixture(autouse=True)
 def reference_apps(deployment: Deployment) -> None:
-    if deployment.settings["fcgi_apps"] != DEFAULTS["fcgi_apps"]:
+    if deployment.settings["fcgi_app_list"] != DEFAULTS["fcgi_app_list"]:
         pytest.skip("this inventory deploys applications of its own")
 
 
@@ -83,9 +83,7 @@ def test_a_post_of_one_megabyte_comes_back_intact(deployment: Deployment, upload
     assert hashlib.sha256(response.body).hexdigest() == upload
 
 
-def test_a_chunked_post_of_one_megabyte_arrives_intact(
-    deployment: Deployment, upload: str
-) -> None:
+def test_a_chunked_post_of_one_megabyte_arrives_intact(deployment: Deployment, upload: str) -> None:
     chunked = ("--header", "Transfer-Encoding: chunked", "--data-binary", f"@{UPLOAD}")
     response = deployment.get("/echo", *chunked)
     assert response.status == 200

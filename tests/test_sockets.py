@@ -1,9 +1,8 @@
-"""What the seed shows with lsof and netstat: one listening socket on descriptor 0 of each worker."""
+"""What lsof and netstat show: one listening socket on descriptor 0 of each worker."""
 
 import re
 
 from conftest import IPC_DIR, Deployment
-from testinfra.host import Host
 
 
 def test_the_socket_directory_is_the_workers_own(deployment: Deployment) -> None:
@@ -18,7 +17,7 @@ def test_every_application_listens_on_a_socket_named_after_the_process_manager(
     for (vhost, _), url in deployment.scripts.items():
         assert deployment.get(url, vhost=vhost).status < 500
     workers = deployment.workers()
-    for (_, script) in deployment.scripts:
+    for _, script in deployment.scripts:
         assert [worker for worker in workers if worker.program == script], f"no worker for {script}"
     for worker in workers:
         assert re.fullmatch(rf"{IPC_DIR}/{worker.parent}\.\d+", worker.socket)
@@ -61,7 +60,9 @@ def test_netstat_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
     assert sockets
     for inode, path in sockets.items():
         # Proto RefCnt Flags Type State I-Node Path
-        row = re.compile(rf"unix\s+\d+\s+\[ ACC \]\s+STREAM\s+LISTENING\s+{inode}\s+{re.escape(path)}")
+        row = re.compile(
+            rf"unix\s+\d+\s+\[ ACC \]\s+STREAM\s+LISTENING\s+{inode}\s+{re.escape(path)}"
+        )
         assert list(filter(row.fullmatch, rows)), f"no row for {path}"
 
 
@@ -71,4 +72,4 @@ def test_httpd_listens_on_its_ports_and_no_other(deployment: Deployment) -> None
     listening = {row.split()[3] for row in rows if f"{deployment.httpd_pid()}/" in row}
     ports = {int(address.rpartition(":")[2]) for address in listening}
     assert ports == {int(settings["httpd_port"]), int(settings["httpd_status_port"])}
-    assert f"127.0.0.1:{settings['httpd_status_port']}" in listening, "the status is for this machine"
+    assert f"127.0.0.1:{settings['httpd_status_port']}" in listening

@@ -161,7 +161,9 @@ def holders(inodes: set[str]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {inode: set() for inode in inodes}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            links = {os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")}
+            links = {
+                os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")
+            }
         except OSError:  # the process ended meanwhile, or is not ours to look into
             continue
         for inode in inodes:
