@@ -1,0 +1,216 @@
+"""Each mistake is refused with one message that names the fix, and the host stays as it was.
+
+The first checks meet a bare host; those after `test_a_good_deploy` a host that serves.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+ROOT = Path(__file__).parents[3]
+SITE = "curl --silent --show-error --fail --max-time 60 http://127.0.0.1/app.fcgi"
+TARBALL = "mod_fcgid-2.3.9.tar.gz"
+
+
+def deploy(**variables: object) -> subprocess.CompletedProcess[str]:
+    """Run the playbook as an operator would."""
+    return subprocess.run(
+        [
+            *("ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
+            *("--extra-vars", json.dumps(variables), "playbooks/deploy.yml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+    )
+
+
+def refusal(**variables: object) -> str:
+    """The one message with which the playbook refuses these variables."""
+    run = deploy(**variables)
+    assert run.returncode == 2, run.stdout + run.stderr
+    fatal = re.findall(r"^(?:fatal|failed): .*\n(?:    .*\n)+", run.stdout, re.MULTILINE)
+    assert len(fatal) == 1, run.stdout
+    return " ".join(fatal[0].split())
+
+
+def traces(host: Host) -> str:
+    """All that a deployment may leave on a host."""
+    return host.check_output(
+        "dpkg-query --show; getent passwd; ls -d /srv/fcgi /var/lib/mod_fcgid /etc/httpd* "
+        "/usr/lib/httpd /usr/local/sbin/httpd /var/www /var/log/httpd 2>&1; "
+        "find /etc/httpd/ /var/www /var/lib/mod_fcgid /usr/lib/httpd -type f -exec sha256sum {} + 2>&1; "
+        "systemctl show --property MainPID httpd"
+    )
+
+
+@pytest.fixture
+def unchanged(host: Host) -> Iterator[None]:
+    before = traces(host)
+    yield
+    assert traces(host) == before
+
+
+@pytest.fixture
+def serving(host: Host) -> Iterator[None]:
+    """The site answers before and after, from the same httpd."""
+    host.check_output(SITE)
+    pid = host.file("/run/httpd/httpd.pid").content_string
+    yield
+    assert "Hello world!" in host.check_output(SITE)
+    assert host.file("/run/httpd/httpd.pid").content_string == pid
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory, and the address at which it is served on the loopback interface."""
+    (tmp_path / "mirror").mkdir()
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror")
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path / "mirror", f"http://127.0.0.1:{server.server_port}/{TARBALL}"
+        server.shutdown()
+        thread.join()
+
+
+def tampered(path: Path) -> Path:
+    """Something that is not the released tarball."""
+    path.write_bytes(b"not the released source")
+    return path
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_no_address_answers_and_no_file_is_given(tmp_path: Path) -> None:
+    message = refusal(
+        mod_fcgid_urls=["http://127.0.0.1:9/" + TARBALL],
+        mod_fcgid_source_package=False,
+        mod_fcgid_cache_dir=str(tmp_path),
+    )
+    assert "http://127.0.0.1:9/" in message
+    assert "set mod_fcgid_tarball=" in message
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_tampered_local_tarball_is_refused(tmp_path: Path) -> None:
+    message = refusal(
+        mod_fcgid_urls=[],
+        mod_fcgid_tarball=str(tampered(tmp_path / TARBALL)),
+        mod_fcgid_cache_dir=str(tmp_path / "cache"),
+    )
+    assert "is not the released one, and nothing was built" in message
+    assert "expected 1cbad345e3376b5d7c8f9a62b471edd7fa892695b90b79502f326b4692a679cf" in message
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_tampered_download_is_refused(mirror: tuple[Path, str], tmp_path: Path) -> None:
+    directory, url = mirror
+    tampered(directory / TARBALL)
+    message = refusal(
+        mod_fcgid_urls=["http://127.0.0.1:9/" + TARBALL, url],
+        mod_fcgid_cache_dir=str(tmp_path / "cache"),
+    )
+    assert "is not the released one, and nothing was built" in message
+    assert not (tmp_path / "cache" / TARBALL).exists()
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_unsupported_distribution_is_refused(host: Host) -> None:
+    host.check_output("cp --dereference /etc/os-release /var/tmp/os-release")
+    try:
+        host.check_output("sed -i 's/12/11/; s/bookworm/bullseye/' /usr/lib/os-release /etc/debian_version")
+        message = refusal()
+    finally:
+        host.check_output("mv /var/tmp/os-release /usr/lib/os-release && echo 12.0 > /etc/debian_version")
+    assert "is not supported: use a host with Debian 12 or 13" in message
+
+
+def test_a_port_that_is_taken_is_refused(host: Host) -> None:
+    host.check_output("systemd-run --unit squatter python3 -m http.server 80")
+    before = traces(host)
+    try:
+        message = refusal()
+    finally:
+        host.check_output("systemctl stop squatter")
+    assert re.search(r"Port 80 is taken by python3 \(process \d+\)", message)
+    assert "httpd_port" in message
+    assert traces(host) == before
+
+
+def test_a_good_deploy(host: Host, mirror: tuple[Path, str], tmp_path: Path) -> None:
+    """From a mirror that comes after one that does not answer; the cache serves the next run."""
+    directory, url = mirror
+    cached = Path("~/.cache/fcgid.stack").expanduser() / TARBALL
+    (directory / TARBALL).write_bytes(cached.read_bytes())
+    run = deploy(
+        mod_fcgid_urls=["http://127.0.0.1:9/" + TARBALL, url],
+        mod_fcgid_source_package=False,
+        mod_fcgid_cache_dir=str(tmp_path),
+    )
+    assert run.returncode == 0, run.stdout
+    assert (tmp_path / TARBALL).read_bytes() == cached.read_bytes()
+    assert "Hello world!" in host.check_output(SITE)
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_vhost_with_a_syntax_error_leaves_the_old_site_answering(host: Host) -> None:
+    live = host.check_output("readlink /etc/httpd")
+    message = refusal(httpd_vhosts=[{"name": "localhostfcgi", "config": "NoSuchDirective on"}])
+    assert "The new configuration is not valid, so /etc/httpd was left as it was" in message
+    assert "Invalid command 'NoSuchDirective'" in message
+    assert host.check_output("readlink /etc/httpd") == live
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_next_good_run_repairs_a_broken_configuration(host: Host) -> None:
+    host.check_output("echo NoSuchDirective >> /etc/httpd/vhosts.conf")
+    assert host.run("httpd -t").rc == 1
+    run = deploy()
+    assert run.returncode == 0, run.stdout
+    host.check_output("httpd -t")
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_an_application_for_an_unknown_vhost_is_refused() -> None:
+    app = {"name": "c", "kind": "c", "source": "app/fcgi_app.c", "vhost": "nowhere", "script": "c"}
+    assert "belongs to the virtual host nowhere: add that to httpd_vhosts" in refusal(
+        fcgi_app_list=[app]
+    )
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_an_environment_that_mod_fcgid_would_cut_is_refused() -> None:
+    assert "cuts values at 127 bytes" in refusal(httpd_fcgid_initial_env={"LONG": "x" * 128})
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_more_workers_than_mod_fcgid_has_room_for_are_refused() -> None:
+    assert "the process table of mod_fcgid has 1024 entries" in refusal(
+        httpd_fcgid_max_processes=1025
+    )
+
+
+def test_a_socket_directory_of_someone_else_is_refused(host: Host) -> None:
+    host.check_output("systemctl stop httpd && mkdir /run/fcgidsock")
+    before = traces(host)
+    message = refusal()
+    assert "/var/run/fcgidsock belongs to root" in message
+    assert "rm -r /var/run/fcgidsock" in message
+    assert traces(host) == before
+    host.check_output("rm -r /run/fcgidsock")
+    assert deploy().returncode == 0
+    assert "Hello world!" in host.check_output(SITE)
