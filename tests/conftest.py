@@ -20,6 +20,7 @@ from testinfra.host import Host
 ROLES = Path(__file__).parents[1] / "roles"
 IPC_DIR = "/var/run/fcgidsock"
 HTDOCS = "/var/www/htdocs"
+USER = "www-data"
 PID_FILE = "/run/httpd/httpd.pid"
 HTTPD = "/usr/local/sbin/httpd"
 MODULE = "/usr/lib/httpd/modules/mod_fcgid.so"
@@ -88,6 +89,13 @@ class Deployment:
         status, *headers = head.decode("latin-1").split("\r\n")
         return Response(int(status.split()[1]), tuple(headers), body)
 
+    def as_user(self, command: str) -> str:
+        """What `command` prints, run as the workers' user.
+
+        In a container that may not trace, even root cannot look into processes of other users.
+        """
+        return str(self.host.run(f"runuser --user {USER} -- {command}").stdout)
+
     def httpd_pid(self) -> int:
         return int(self.host.file(PID_FILE).content_string)
 
@@ -106,9 +114,10 @@ class Deployment:
     def workers(self, program: str | None = None) -> list[Worker]:
         """The processes whose descriptor 0 is one of those sockets, inode to inode."""
         sockets = self.sockets()
-        links = self.host.run(
-            "find /proc/[0-9]*/fd/0 -maxdepth 0 -lname 'socket:*' -printf '%p %l\\n'"
-        ).stdout
+        links = self.as_user(
+            "find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/fd/0' "
+            "-lname 'socket:*' -printf '%p %l\\n'"
+        )
         standing_on = {
             int(pid): int(inode)
             for pid, inode in re.findall(r"/proc/(\d+)/\S+ socket:\[(\d+)\]", links)

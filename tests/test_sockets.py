@@ -2,13 +2,13 @@
 
 import re
 
-from conftest import IPC_DIR, Deployment
+from conftest import IPC_DIR, USER, Deployment
 
 
 def test_the_socket_directory_is_the_workers_own(deployment: Deployment) -> None:
     directory = deployment.host.file(IPC_DIR)
     assert directory.is_directory
-    assert (directory.user, directory.mode) == ("www-data", 0o700)
+    assert (directory.user, directory.mode) == (USER, 0o700)
 
 
 def test_every_application_listens_on_a_socket_named_after_the_process_manager(
@@ -29,7 +29,7 @@ def test_the_sockets_belong_to_the_workers_user_alone(deployment: Deployment) ->
     for path in paths:
         socket = deployment.host.file(path)
         assert socket.is_socket
-        assert (socket.user, socket.mode) == ("www-data", 0o700)
+        assert (socket.user, socket.mode) == (USER, 0o700)
 
 
 def test_the_parent_of_every_worker_is_the_process_manager(deployment: Deployment) -> None:
@@ -40,11 +40,11 @@ def test_the_parent_of_every_worker_is_the_process_manager(deployment: Deploymen
 
 
 def test_every_worker_runs_as_the_web_servers_user(deployment: Deployment) -> None:
-    assert {worker.user for worker in deployment.workers()} == {"www-data"}
+    assert {worker.user for worker in deployment.workers()} == {USER}
 
 
 def test_lsof_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
-    rows = deployment.host.check_output("lsof -w -U").splitlines()
+    rows = deployment.as_user("lsof -w -U").splitlines()
     for worker in deployment.workers():
         # COMMAND PID USER FD TYPE DEVICE SIZE/OFF NODE NAME
         row = re.compile(
