@@ -1,20 +1,21 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
 # make test     every test: lint, units, and molecule on real hosts
-# The rest: verify, down, lint, unit, molecule, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
+ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy verify down test lint unit molecule lock
+.PHONY: deploy verify down test lint unit molecule docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
 	@$(MAKE) --no-print-directory verify
 
 verify: .venv/ready
-	pytest -m 'not disruptive' tests --hosts ansible://web --ansible-inventory $(INVENTORY)
+	pytest -m 'not disruptive' tests/host --hosts ansible://web --ansible-inventory $(INVENTORY)
 
 down: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/down.yml
@@ -24,12 +25,18 @@ test: lint unit molecule
 lint: .venv/ready
 	yamllint --strict .
 	ansible-lint
-	ruff check && ruff format --check
+	set -e; for role in $(ROLES); do ansible-docsmith validate --strict $$role; \
+	    ansible-docsmith generate --check --no-defaults $$role; done
+	ruff check
+	ruff format --check
 	mypy
-	shellcheck $$(git ls-files '*.sh') .ci/run
+	shellcheck roles/*/files/*.sh .ci/run
+
+docs: .venv/ready
+	for role in $(ROLES); do ansible-docsmith generate --no-defaults $$role; done
 
 unit: .venv/ready
-	pytest app plugins
+	pytest app tests/unit
 
 molecule: .venv/ready
 	molecule test --all

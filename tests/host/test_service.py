@@ -24,6 +24,7 @@ def test_the_service_runs_the_httpd_that_answers(deployment: Deployment) -> None
 
 def test_no_service_of_the_distribution_serves_beside_it(deployment: Deployment) -> None:
     assert not deployment.host.service("apache2").is_running
+    assert not deployment.host.service("apache2").is_enabled
 
 
 @pytest.mark.disruptive

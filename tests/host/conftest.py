@@ -17,7 +17,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-ROLES = Path(__file__).parents[1] / "roles"
+ROLES = Path(__file__).parents[2] / "roles"
 IPC_DIR = "/var/run/fcgidsock"
 HTDOCS = "/var/www/htdocs"
 USER = "www-data"
