@@ -10,8 +10,8 @@ module: httpd_info
 short_description: Read the state of httpd and mod_fcgid on a host
 description:
   - Reads which httpd is installed, whether it runs, whether it still runs what is on disk, which
-    mod_fcgid module is installed, who listens on the given ports, and who owns the directory of
-    the FastCGI sockets. Changes nothing.
+    mod_fcgid module is installed, who else listens on TCP ports, who owns the directory of the
+    FastCGI sockets, and which of the given packages are missing. Changes nothing.
 version_added: 0.1.0
 options:
   binary:
@@ -38,10 +38,10 @@ options:
     description: The directory of the FastCGI sockets (C(FcgidIPCDir)).
     type: path
     default: /run/fcgidsock
-  ports:
-    description: TCP ports whose listeners are looked up.
+  packages:
+    description: Debian packages that are looked up.
     type: list
-    elements: int
+    elements: str
     default: []
 author:
   - fcgid.stack maintainers (@fcgid)
@@ -57,7 +57,7 @@ EXAMPLES = """
     binary: /usr/sbin/apache2
     module: /usr/lib/httpd/modules/mod_fcgid.so
     record: /var/lib/mod_fcgid/build.json
-    ports: [80]
+    packages: [apache2-bin]
   register: httpd
 """
 
@@ -97,11 +97,16 @@ ipc_dir_owner:
   type: str
   returned: always
 listeners:
-  description: Processes other than this httpd that listen on one of the ports.
+  description: The TCP ports on which a process other than this httpd listens.
   type: list
   elements: dict
   returned: always
   sample: [{"port": 80, "pid": 4711, "program": "nginx"}]
+packages_missing:
+  description: Those of the given packages that are not installed.
+  type: list
+  elements: str
+  returned: always
 """
 
 import json
@@ -140,8 +145,8 @@ def stale_binary(pid: int, module: str) -> bool:
     )
 
 
-def listening_sockets(ports: list[int]) -> dict[str, int]:
-    """Inode of each listening TCP socket on one of the ports, and its port."""
+def listening_sockets() -> dict[str, int]:
+    """Inode of each listening TCP socket, and its port."""
     found = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(table):
@@ -150,9 +155,8 @@ def listening_sockets(ports: list[int]) -> dict[str, int]:
             next(lines)
             for line in lines:
                 fields = line.split()
-                port = int(fields[1].rpartition(":")[2], 16)
-                if fields[3] == TCP_LISTEN and port in ports:
-                    found[fields[9]] = port
+                if fields[3] == TCP_LISTEN:
+                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
     return found
 
 
@@ -180,10 +184,10 @@ def program(pid: int) -> str:
         return "another program"
 
 
-def listeners(ports: list[int], httpd: int) -> list[dict[str, object]]:
-    """Who listens on the ports, one process a port; nothing where it is httpd, process `httpd`."""
-    sockets = listening_sockets(ports)
-    held = holders(set(sockets)) if sockets else {}
+def listeners(httpd: int) -> list[dict[str, object]]:
+    """Who listens on TCP ports, one process a port; nothing where it is httpd, process `httpd`."""
+    sockets = listening_sockets()
+    held = holders(set(sockets))
     found = {
         port: {"port": port, "pid": min(held[inode], default=0)}
         for inode, port in sockets.items()
@@ -212,6 +216,15 @@ def read_record(path: str) -> dict[str, object]:
     return record if isinstance(record, dict) else {}
 
 
+def installed_packages(module: AnsibleModule) -> set[str]:
+    """Those of the packages asked for that dpkg knows as installed."""
+    packages = module.params["packages"]
+    form = "${Package} ${db:Status-Status}\\n"
+    listing = module.run_command(["dpkg-query", "--show", "--showformat", form, *packages])[1]
+    rows = [line.split() for line in listing.splitlines()]
+    return {package for package, *status in rows if status == ["installed"]}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -221,7 +234,7 @@ def main() -> None:
             "module": {"type": "path", "required": True},
             "record": {"type": "path", "required": True},
             "ipc_dir": {"type": "path", "default": "/run/fcgidsock"},
-            "ports": {"type": "list", "elements": "int", "default": []},
+            "packages": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -233,7 +246,7 @@ def main() -> None:
     version = re.search(r"Apache/(\S+)", about)
     magic = re.search(r"Magic Number: (\S+)", about)
     pid = running(options["pid_file"])
-    installed = os.path.exists(options["module"])
+    built = os.path.exists(options["module"])
     module.exit_json(
         changed=False,
         version=version.group(1) if version else "",
@@ -243,10 +256,11 @@ def main() -> None:
         stale_config=bool(pid)
         and os.path.lexists(options["config"])
         and os.lstat(options["config"]).st_mtime > os.stat(options["pid_file"]).st_mtime,
-        module_sha256=module.sha256(options["module"]) if installed else "",
+        module_sha256=module.sha256(options["module"]) if built else "",
         record=read_record(options["record"]),
         ipc_dir_owner=owner(options["ipc_dir"]),
-        listeners=listeners(options["ports"], pid),
+        listeners=listeners(pid),
+        packages_missing=sorted(set(options["packages"]) - installed_packages(module)),
     )
 
 
