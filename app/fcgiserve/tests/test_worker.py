@@ -3,8 +3,9 @@
 import signal
 
 import pytest
-from fcgiserve import records
 from support import Worker, begin, output_of, params, stream, whole_request
+
+from fcgiserve import records
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from .connection import (
     RequestAborted,
     RequestReceived,
 )
+from .log import write_line
 from .streams import ErrorStream, InputStream
 
 RECEIVE_SIZE = 65536
@@ -94,41 +95,38 @@ class Exchange:
     body, `data` the file of a Filter (section 6.4), `errors` the request's log.
     """
 
+    #: Why the parameters cannot be used, if so.
+    refusal: Optional[str] = None
+    data: Optional[InputStream] = None
+
     def __init__(self, channel: Channel, event: RequestReceived) -> None:
-        self._channel = channel
         #: The FastCGI request id, for the log.
-        self.request_id = event.request_id
-        self._errors_sent = False
-        self.params = event.params
-        self.role = _ROLE_NAMES[event.role]
-        #: Why the parameters cannot be used, if so.
-        self.refusal: Optional[str] = None
+        self.request_id, role, self.params = event
+        self.role = _ROLE_NAMES[role]
+        self._channel = channel
         length = data_length = None
         try:
-            length = 0 if event.role == records.AUTHORIZER else body_length(event.params)
-            if event.role == records.FILTER:
+            length = 0 if role == records.AUTHORIZER else body_length(event.params)
+            if role == records.FILTER:
                 data_length = body_length(event.params, "FCGI_DATA_LENGTH")
         except BadRequest as error:
             self.refusal = str(error)
         self.input = InputStream(channel.receive_more, length)
-        self.data: Optional[InputStream] = None
-        if event.role == records.FILTER:
+        if role == records.FILTER:
             self.data = InputStream(channel.receive_more, data_length)
-        self.errors = ErrorStream(self._send_errors)
+        self.errors = ErrorStream(channel.send_errors)
 
     @property
-    def streams(self) -> list[InputStream]:
+    def streams(self) -> tuple[InputStream, ...]:
         """The request's input streams."""
-        return [self.input] if self.data is None else [self.input, self.data]
+        return (self.input,) if self.data is None else (self.input, self.data)
 
     def send(self, data: bytes) -> None:
         """Send a part of the answer now. Raises PeerGone when nobody is there to read it."""
         channel = self._channel
         if channel.aborted:
             raise PeerGone(channel.aborted)
-        errors = self.errors.take()
-        if errors:
-            self._send_errors(errors)
+        self.errors.flush()
         for piece in records.encode_stream(records.STDOUT, self.request_id, data):
             channel.transmit(piece)
         if channel.connection.input_ended:
@@ -138,31 +136,23 @@ class Exchange:
     def finish(self, data: bytes, app_status: int) -> None:
         """Send the last part of the answer and end the request (sections 5.5 and 6.1)."""
         channel = self._channel
-        for stream in self.streams:
-            stream.close()
         request_id = self.request_id
-        parts: list[bytes] = []
-        errors = self.errors.take()
-        if errors:
-            self._errors_sent = True
-            parts.extend(records.encode_stream(records.STDERR, request_id, errors))
-        if self._errors_sent:
-            parts.append(records.encode_record(records.STDERR, request_id))
-        if data and not channel.aborted:
-            if len(data) <= records.MAX_CONTENT:
-                parts.append(records.encode_record(records.STDOUT, request_id, data))
-            else:
-                for piece in records.encode_stream(records.STDOUT, request_id, data):
-                    parts.append(piece)
-                    channel.transmit(b"".join(parts))
-                    parts.clear()
-        parts.append(records.encode_record(records.STDOUT, request_id))
-        channel.end_request(parts, app_status)
-
-    def _send_errors(self, data: bytes) -> None:
-        self._errors_sent = True
-        for piece in records.encode_stream(records.STDERR, self.request_id, data):
-            self._channel.transmit(piece)
+        self.input.close()
+        if self.data is not None:
+            self.data.close()
+        self.errors.flush()
+        if channel.aborted:
+            data = b""
+        elif len(data) > records.CUT:
+            for piece in records.encode_stream(records.STDOUT, request_id, data):
+                channel.transmit(piece)
+            data = b""
+        end = records.encode_end_of_stream(records.STDOUT, request_id)
+        if self.errors.sent:
+            end += records.encode_end_of_stream(records.STDERR, request_id)
+        if data:
+            end = records.encode_record(records.STDOUT, request_id, data) + end
+        channel.end_request(end, app_status)
 
 
 class Channel:
@@ -172,16 +162,17 @@ class Channel:
     say so one by one.
     """
 
+    #: The request that is complete enough to be answered, or is being answered.
+    exchange: Optional[Exchange] = None
+    #: Why the request need not be answered, if so.
+    aborted = ""
+    #: Why the connection cannot go on, if so.
+    failure = ""
+    _eof = False
+
     def __init__(self, sock: socket.socket, concurrency: int = 1) -> None:
         self.socket = sock
         self.connection = Connection(concurrency)
-        #: The request that is complete enough to be answered, or is being answered.
-        self.exchange: Optional[Exchange] = None
-        #: Why the request need not be answered, if so.
-        self.aborted = ""
-        #: Why the connection cannot go on, if so.
-        self.failure = ""
-        self._eof = False
         self._replies: list[bytes] = []
 
     def receive(self, flags: int = 0) -> None:
@@ -243,6 +234,14 @@ class Channel:
             for stream in self.exchange.streams:
                 stream.fail(reason)
 
+    def send_errors(self, data: bytes) -> None:
+        """Send a part of the request's STDERR stream; after its end, to this process's log."""
+        if self.exchange is None:
+            write_line(data.decode())
+            return
+        for piece in records.encode_stream(records.STDERR, self.exchange.request_id, data):
+            self.transmit(piece)
+
     def transmit(self, data: bytes) -> None:
         """Send bytes that end where a record ends. Raises PeerGone."""
         if forks.in_child:
@@ -284,21 +283,18 @@ class Channel:
         self.aborted = f"the web server left: {error}"
         return PeerGone(self.aborted)
 
-    def end_request(self, parts: list[bytes], app_status: int) -> None:
+    def end_request(self, data: bytes, app_status: int) -> None:
         """Send the end of the answer; the connection is then idle, or to be closed."""
         self.exchange = None
-        parts.append(self.connection.end_request(app_status))
-        self.transmit(b"".join(parts))
+        self.transmit(data + self.connection.end_request(app_status))
 
     @property
     def finished(self) -> bool:
         """Whether the connection is to be closed by this side (section 5.1)."""
         connection = self.connection
-        return (
-            self._eof
-            or bool(self.failure)
-            or not (connection.request_id or connection.keep_connection)
-        )
+        if connection.request_id or connection.keep_connection:
+            return self._eof or bool(self.failure)
+        return True
 
     def close(self) -> None:
         """Close the connection so that the web server can still read its answer.
@@ -307,16 +303,12 @@ class Channel:
         may be lost: so what is still on its way is read first, for `LINGER` seconds of silence
         at most.
         """
-        with self.socket as sock:
-            if forks.has_child:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_WR)
-            if self._eof or self.failure or self.connection.input_ended:
-                return
-            try:
+        sock = self.socket
+        clean = self._eof or self.failure or self.connection.input_ended
+        if forks.has_child or not clean:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_WR)
                 sock.settimeout(LINGER)
-                while sock.recv(RECEIVE_SIZE):
+                while not clean and sock.recv(RECEIVE_SIZE):
                     pass
-            except OSError:
-                return
+        sock.close()

@@ -145,13 +145,13 @@ def _converse(sock: socket.socket, request: bytes, deadline: float) -> Answer:
         data = sock.recv(65536)
         if not data:
             raise RequestFailed("the application closed the connection without END_REQUEST")
-        for record in reader.feed(data):
-            if record.type == records.STDOUT:
-                output.append(record.content)
-            elif record.type == records.STDERR:
-                errors.append(record.content)
-            elif record.type == records.END_REQUEST:
-                app_status, refused = records.decode_end_request(record.content)
+        for kind, _, content in reader.feed(data):
+            if kind == records.STDOUT:
+                output.append(content)
+            elif kind == records.STDERR:
+                errors.append(content)
+            elif kind == records.END_REQUEST:
+                app_status, refused = records.decode_end_request(content)
                 if refused:
                     reason = _REFUSALS.get(refused, f"protocol status {refused}")
                     raise RequestFailed(f"the application refused the request, {reason}")

@@ -20,7 +20,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from .channel import Channel, PeerGone, forks
@@ -35,6 +34,7 @@ IDLE_CONNECTIONS = 256
 # Connections that are still answered when the worker is told to end: what a listen queue holds.
 DRAINED_CONNECTIONS = 1024
 
+_STREAM = int(socket.SOCK_STREAM)
 _PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -80,6 +80,8 @@ class Worker:
         self, listener: socket.socket, settings: Settings, parent: Optional[int] = None
     ) -> None:
         self._listener = listener
+        self._listening = listener.fileno()
+        self._family = int(listener.family)
         self._settings = settings
         self._stopping = False
         self._answered = 0
@@ -130,33 +132,28 @@ class Worker:
         poll = self._poll.poll
         while not self._stopping:
             for descriptor, _ in poll():
-                self._handle(descriptor, gateway)
+                if descriptor == self._listening or descriptor in self._waiting:
+                    self._serve(descriptor, gateway)
+                elif descriptor == self._wake:
+                    os.read(self._wake, 4096)
+                else:
+                    self._stopping = True  # the parent is gone
         for _ in range(DRAINED_CONNECTIONS):
-            ready = [descriptor for descriptor, _ in poll(0) if self._is_connection(descriptor)]
+            ready = [
+                descriptor
+                for descriptor, _ in poll(0)
+                if descriptor == self._listening or descriptor in self._waiting
+            ]
             if not ready:
                 break
             for descriptor in ready:
-                self._handle(descriptor, gateway)
-
-    def _is_connection(self, descriptor: int) -> bool:
-        return descriptor == self._listener.fileno() or descriptor in self._waiting
-
-    def _handle(self, descriptor: int, gateway: Gateway) -> None:
-        if descriptor == self._listener.fileno():
-            channel = self._accept()
-            if channel is not None:
-                self._serve(channel, gateway)
-        elif descriptor in self._waiting:
-            self._poll.unregister(descriptor)
-            self._serve(self._waiting.pop(descriptor), gateway)
-        elif descriptor == self._wake:
-            os.read(self._wake, 4096)
-        elif descriptor == self._parent:
-            self._stopping = True
+                self._serve(descriptor, gateway)
 
     def _accept(self) -> Optional[Channel]:
+        listener = self._listener
         try:
-            sock, peer = self._listener.accept()
+            # As socket.accept(), without turning three numbers into enumerations each time.
+            descriptor, peer = listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
@@ -164,14 +161,23 @@ class Worker:
             log(f"cannot accept a connection: {error}; trying again in a second")
             time.sleep(1)
             return None
+        sock = socket.socket(self._family, _STREAM, 0, descriptor)
         if self._allowed is not None and peer[0] not in self._allowed:
             log(f"refused a connection from {peer[0]}: it is not in FCGI_WEB_SERVER_ADDRS")
             sock.close()
             return None
         return Channel(sock, self._settings.workers)
 
-    def _serve(self, channel: Channel, gateway: Gateway) -> None:
+    def _serve(self, descriptor: int, gateway: Gateway) -> None:
         """Read from a connection, answer its request if it is complete, and keep or close it."""
+        if descriptor == self._listening:
+            accepted = self._accept()
+            if accepted is None:
+                return
+            channel = accepted
+        else:
+            self._poll.unregister(descriptor)
+            channel = self._waiting.pop(descriptor)
         try:
             channel.look()
             if channel.exchange is not None:
@@ -194,7 +200,11 @@ class Worker:
     def _answer(self, channel: Channel, gateway: Gateway) -> None:
         assert channel.exchange is not None
         settings = self._settings
-        with _time_limit(settings.request_timeout) if settings.request_timeout else _no_limit:
+        if settings.request_timeout:
+            signal.setitimer(signal.ITIMER_REAL, settings.request_timeout)
+            gateway.answer(channel.exchange)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
             gateway.answer(channel.exchange)
         self._answered += 1
         if settings.max_requests and self._answered >= settings.max_requests:
@@ -208,18 +218,6 @@ class Worker:
 
 def _ignore(number: int, frame: object) -> None:
     pass
-
-
-_no_limit = contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _resident_bytes() -> int:
