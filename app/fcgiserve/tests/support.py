@@ -36,7 +36,7 @@ class Program:
             [*options.pop("prefix", ()), sys.executable, "-m", "fcgiserve", *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=options.pop("stderr", self._stderr),
             cwd=TESTS,
             env=environment,
             **options,
@@ -115,13 +115,17 @@ def ask(
     return request(address, variables, body or b"", **options)
 
 
+def wsgi_params(path: str = "/") -> dict[str, str]:
+    return request_params(path)
+
+
 class Conversation:
     """A connection on which a test says what it wants, record by record."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(PATIENCE)
         self.socket.connect(address)
+        self.socket.settimeout(PATIENCE)
         self._reader = records.RecordReader()
         self._read: list[Record] = []
 

@@ -168,7 +168,8 @@ class Channel:
     aborted = ""
     #: Why the connection cannot go on, if so.
     failure = ""
-    _eof = False
+    _eof = False  # the web server will send no more
+    _gone = False  # nor receive more
 
     def __init__(self, sock: socket.socket, concurrency: int = 1) -> None:
         self.socket = sock
@@ -235,12 +236,17 @@ class Channel:
                 stream.fail(reason)
 
     def send_errors(self, data: bytes) -> None:
-        """Send a part of the request's STDERR stream; after its end, to this process's log."""
-        if self.exchange is None:
-            write_line(data.decode())
-            return
-        for piece in records.encode_stream(records.STDERR, self.exchange.request_id, data):
-            self.transmit(piece)
+        """Send a part of the request's STDERR stream.
+
+        When nobody is there to read it any more, it goes to this process's log.
+        """
+        try:
+            if self.exchange is None or self._gone:
+                raise PeerGone
+            for piece in records.encode_stream(records.STDERR, self.exchange.request_id, data):
+                self.transmit(piece)
+        except PeerGone:
+            write_line(data.decode().rstrip("\n"))
 
     def transmit(self, data: bytes) -> None:
         """Send bytes that end where a record ends. Raises PeerGone."""
@@ -254,7 +260,7 @@ class Channel:
         except BlockingIOError:
             sent = 0
         except ConnectionError as error:
-            raise self._gone(error) from error
+            raise self._leave(error) from error
         if sent < len(data):
             self._transmit_slowly(memoryview(data)[sent:])
 
@@ -273,14 +279,13 @@ class Channel:
                 except BlockingIOError:
                     continue
                 except ConnectionError as error:
-                    raise self._gone(error) from error
+                    raise self._leave(error) from error
         if self._replies:
             self.transmit(b"")
 
-    def _gone(self, error: ConnectionError) -> PeerGone:
-        self._eof = True
-        self.connection.keep_connection = False
-        self.aborted = f"the web server left: {error}"
+    def _leave(self, error: ConnectionError) -> PeerGone:
+        self._eof = self._gone = True
+        self._abort(f"the web server closed the connection: {error}")
         return PeerGone(self.aborted)
 
     def end_request(self, data: bytes, app_status: int) -> None:

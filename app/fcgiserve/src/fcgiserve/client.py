@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,10 +113,13 @@ def request(
         else:
             sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         with sock:
-            sock.settimeout(timeout)
+            # connect(2) waits for room in the listen queue, but not with a socket that is
+            # non-blocking, as settimeout() makes it.
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             sock.connect(address)
             return _converse(sock, b"".join(parts), deadline)
-    except socket.timeout as error:
+    except (socket.timeout, BlockingIOError) as error:
         raise RequestFailed(f"no complete answer from {name} in {timeout:g} s") from error
     except OSError as error:
         raise RequestFailed(

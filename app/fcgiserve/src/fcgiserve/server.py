@@ -22,7 +22,7 @@ import socket
 import time
 from typing import NamedTuple, Optional
 
-from .channel import Channel, PeerGone, forks
+from .channel import Channel, Exchange, PeerGone, forks
 from .listen import address_name
 from .loader import import_or_stand_in
 from .log import log
@@ -84,8 +84,13 @@ class Worker:
         self._family = int(listener.family)
         self._settings = settings
         self._stopping = False
+        self._recycled = False  # stopping because of a limit
         self._answered = 0
-        self._allowed = _allowed_peers() if listener.family != socket.AF_UNIX else None
+        self._allowed = None
+        if listener.family != socket.AF_UNIX:
+            self._allowed = _allowed_peers()
+            # Accepted sockets inherit it: a piece of a stream leaves at once.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Connections in the poll set, the one that was quiet for longest first.
         self._waiting: dict[int, Channel] = {}
         self._poll = select.poll()
@@ -136,8 +141,10 @@ class Worker:
                     self._serve(descriptor, gateway)
                 elif descriptor == self._wake:
                     os.read(self._wake, 4096)
-                else:
-                    self._stopping = True  # the parent is gone
+                elif descriptor == self._parent:
+                    self._stopping = True
+        if self._recycled and self._parent is not None:
+            return  # the others, and the successor, share the listen queue
         for _ in range(DRAINED_CONNECTIONS):
             ready = [
                 descriptor
@@ -180,8 +187,13 @@ class Worker:
             channel = self._waiting.pop(descriptor)
         try:
             channel.look()
-            if channel.exchange is not None:
-                self._answer(channel, gateway)
+            while (exchange := channel.exchange) is not None:
+                if channel.aborted:
+                    exchange.finish(b"", 0)
+                else:
+                    self._answer(exchange, gateway)
+                if channel.exchange is exchange:  # its end could not be sent
+                    channel.exchange = None
         except PeerGone:
             pass
         if channel.failure:
@@ -197,23 +209,22 @@ class Worker:
         self._waiting[descriptor] = channel
         self._poll.register(descriptor, select.POLLIN)
 
-    def _answer(self, channel: Channel, gateway: Gateway) -> None:
-        assert channel.exchange is not None
+    def _answer(self, exchange: Exchange, gateway: Gateway) -> None:
         settings = self._settings
         if settings.request_timeout:
             signal.setitimer(signal.ITIMER_REAL, settings.request_timeout)
-            gateway.answer(channel.exchange)
+            gateway.answer(exchange)
             signal.setitimer(signal.ITIMER_REAL, 0)
         else:
-            gateway.answer(channel.exchange)
+            gateway.answer(exchange)
         self._answered += 1
+        if self._stopping:
+            return
         if settings.max_requests and self._answered >= settings.max_requests:
-            self._stopping = True
-        elif settings.max_rss and not self._stopping:
-            resident = _resident_bytes()
-            if resident > settings.max_rss:
-                log(f"ending to be started anew: {resident >> 20} MiB of memory are resident")
-                self._stopping = True
+            self._stopping = self._recycled = True
+        elif settings.max_rss and (resident := _resident_bytes()) > settings.max_rss:
+            log(f"ending to be started anew: {resident >> 20} MiB of memory are resident")
+            self._stopping = self._recycled = True
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -221,8 +232,11 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def _resident_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * _PAGE
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(statm, 256).split()[1]) * _PAGE
+    finally:
+        os.close(statm)
 
 
 def _allowed_peers() -> Optional[frozenset[str]]:

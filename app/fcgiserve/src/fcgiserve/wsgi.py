@@ -164,7 +164,7 @@ class Gateway:
             "request_id": exchange.request_id,
             "method": environ["REQUEST_METHOD"],
             "path": environ["SCRIPT_NAME"] + environ["PATH_INFO"],
-            "status": int(response.status[:3]),
+            "status": int(response.status[:3] or 0),
             "bytes": response.sent,
             "seconds": round(time.monotonic() - started, 6),
             "outcome": response.outcome,
@@ -222,7 +222,8 @@ class Response:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._without_body = exchange.params.get("REQUEST_METHOD") == "HEAD"
+        self._is_head = exchange.params.get("REQUEST_METHOD") == "HEAD"
+        self._without_body = self._is_head
 
     def run(self, application: Application, environ: Environ) -> None:
         """Call the application and send what it returns; no exception leaves."""
@@ -291,8 +292,7 @@ class Response:
             raise TypeError(f"headers must be a list, not {type(headers).__name__}")
         head = encode_head(status, tuple(map(tuple, headers)))
         self._head, self._length, bodiless = head
-        if bodiless:
-            self._without_body = True
+        self._without_body = bodiless or self._is_head
         self.status = status
         return self.write
 
@@ -341,7 +341,7 @@ class Response:
             return b""
         self.status = status
         reason = status[4:]
-        body = b"" if self._without_body else f"{reason}\n".encode()
+        body = b"" if self._is_head else f"{reason}\n".encode()
         self.sent = len(body)
         return f"Status: {status}\r\nContent-Type: text/plain\r\n\r\n".encode() + body
 
