@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from fcgiserve import records
-from fcgiserve.client import Answer, request, request_params
+from fcgiserve.client import Answer, RequestFailed, request, request_params
 
 TESTS = Path(__file__).parent
 PATIENCE = 20.0  # seconds until a test that waits gives up; no test asserts a time
@@ -29,11 +29,13 @@ class Record(NamedTuple):
 class Program:
     """`python -m fcgiserve` with its standard error in a file."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "fcgiserve")
+
     def __init__(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **options: Any) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, **options.pop("environment", {})}
         self.process = subprocess.Popen(
-            [*options.pop("prefix", ()), sys.executable, "-m", "fcgiserve", *arguments],
+            [*options.pop("prefix", ()), *self.command, *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=options.pop("stderr", self._stderr),
@@ -117,6 +119,14 @@ def ask(
 
 def wsgi_params(path: str = "/") -> dict[str, str]:
     return request_params(path)
+
+
+def answers(address: Any) -> bool:
+    """Whether a worker answers at the address already."""
+    try:
+        return request(address, request_params("/"), timeout=5).status == 200
+    except RequestFailed:
+        return False
 
 
 class Conversation:

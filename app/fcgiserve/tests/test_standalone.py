@@ -8,21 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import TESTS, Conversation, Program, ask, output_of, wait_until, whole_request
+from support import TESTS, Conversation, Program, answers, ask, output_of, wait_until, whole_request
 
-from fcgiserve.client import RequestFailed, request, request_params
+from fcgiserve.client import RequestFailed
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "socket")
-
-
-def answers(address):
-    try:
-        return request(address, request_params("/"), timeout=5).status == 200
-    except RequestFailed:
-        return False
 
 
 def started(program, address):
@@ -117,8 +110,8 @@ def test_sighup_brings_new_code_and_finishes_the_old_requests(tmp_path, path):
         wait_until(lambda: os.path.exists(path))
         with Conversation(path) as peer:
             peer.send(whole_request("/?0.5"))
+            program.wait_for_log("sleeping")
             code.write_text(text.replace("slept", "newer"))
-            wait_until(lambda: "sleeping" in program.log)
             program.send_signal(signal.SIGHUP)
             wait_until(lambda: ask(path, "/?0").body == b"newer")
             assert output_of(peer.until_end()).endswith(b"old")
