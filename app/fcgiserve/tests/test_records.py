@@ -45,6 +45,21 @@ def test_any_bytes_decode_to_pairs_or_raise_protocol_error(data):
     assert sum(len(name) + len(value) + 2 for name, value in pairs.items()) <= len(data)
 
 
+@given(st.dictionaries(st.text("ab", max_size=3), st.text("cd", max_size=130), max_size=6), text)
+def test_ascii_pairs_mean_the_same_beside_others(pairs, other):
+    ours = records.decode_pairs(records.encode_pairs(pairs.items()))
+    data = records.encode_pairs([*pairs.items(), ("OTHER", other + "\xff")])
+    assert records.decode_pairs(data) == {**ours, "OTHER": other + "\xff"}
+
+
+@pytest.mark.parametrize("end", range(1, 10))
+def test_ascii_pairs_that_end_inside_a_pair_are_refused(end):
+    data = records.encode_pairs([("A", "bc"), ("", ""), ("D", "")])
+    if end not in (5, 7):
+        with pytest.raises(ProtocolError, match="inside a pair"):
+            records.decode_pairs(data[:end])
+
+
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 65535, 70_000])
 def test_a_length_has_one_byte_up_to_127_and_four_from_128(size):
     value = "v" * size

@@ -106,14 +106,16 @@ class Exchange:
         self._channel = channel
         length = data_length = None
         try:
-            length = 0 if role == records.AUTHORIZER else body_length(event.params)
+            if "CONTENT_LENGTH" in self.params:
+                length = body_length(self.params)
             if role == records.FILTER:
-                data_length = body_length(event.params, "FCGI_DATA_LENGTH")
+                data_length = body_length(self.params, "FCGI_DATA_LENGTH")
         except BadRequest as error:
             self.refusal = str(error)
-        self.input = InputStream(channel.receive_more, length)
+        receive = channel.receive_more
+        self.input = InputStream(receive, 0 if role == records.AUTHORIZER else length)
         if role == records.FILTER:
-            self.data = InputStream(channel.receive_more, data_length)
+            self.data = InputStream(receive, data_length)
         self.errors = ErrorStream(channel.send_errors)
 
     @property
@@ -171,7 +173,7 @@ class Channel:
     _eof = False  # the web server will send no more
     _gone = False  # nor receive more
 
-    def __init__(self, sock: socket.socket, concurrency: int = 1) -> None:
+    def __init__(self, sock: socket.SocketType, concurrency: int = 1) -> None:
         self.socket = sock
         self.connection = Connection(concurrency)
         self._replies: list[bytes] = []

@@ -159,7 +159,8 @@ class Worker:
     def _accept(self) -> Optional[Channel]:
         listener = self._listener
         try:
-            # As socket.accept(), without turning three numbers into enumerations each time.
+            # As socket.accept(), without what that does for people: three numbers made into
+            # enumerations, an object that counts its users. It shows in requests a second.
             descriptor, peer = listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
             return None
@@ -168,7 +169,7 @@ class Worker:
             log(f"cannot accept a connection: {error}; trying again in a second")
             time.sleep(1)
             return None
-        sock = socket.socket(self._family, _STREAM, 0, descriptor)
+        sock = socket.SocketType(self._family, _STREAM, 0, descriptor)
         if self._allowed is not None and peer[0] not in self._allowed:
             log(f"refused a connection from {peer[0]}: it is not in FCGI_WEB_SERVER_ADDRS")
             sock.close()

@@ -116,6 +116,7 @@ class Gateway:
         }
         self._own: Environ = {
             "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
             "wsgi.multithread": False,
             "wsgi.multiprocess": True,
             "wsgi.run_once": run_once,
@@ -129,8 +130,8 @@ class Gateway:
         # Some web servers send these twice; PEP 3333 wants them without HTTP_.
         environ.pop("HTTP_CONTENT_TYPE", None)
         environ.pop("HTTP_CONTENT_LENGTH", None)
-        https = environ.get("HTTPS", "").lower()
-        environ["wsgi.url_scheme"] = "https" if https in ("on", "1") else "http"
+        if environ.get("HTTPS", "").lower() in ("on", "1"):
+            environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = exchange.input
         environ["wsgi.errors"] = exchange.errors
         environ["FCGI_ROLE"] = exchange.role
@@ -254,6 +255,8 @@ class Response:
             return self._replace("400 Bad Request")
         body = application(environ, self.start_response)
         if type(body) is list or type(body) is tuple:
+            if len(body) == 1:
+                return self._finish(self._checked(body[0]))
             return self._finish(b"".join([self._checked(block) for block in body]))
         try:
             for block in body:
@@ -331,7 +334,9 @@ class Response:
 
     def _finish(self, data: bytes) -> bytes:
         data = self._take_head() + self._admit(data)
-        if self._length is not None and self.sent < self._length and not self._without_body:
+        if self._length is None:
+            return data
+        if self.sent < self._length and not self._without_body:
             self._log(f"the body has {self.sent} bytes, its Content-Length says {self._length}")
         return data
 
