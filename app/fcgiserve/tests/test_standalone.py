@@ -84,6 +84,16 @@ def test_a_worker_that_dies_is_replaced(path):
         assert f"worker {before.decode()} was ended by SIGKILL" in program.log
 
 
+def test_a_worker_that_fails_is_replaced_and_the_failure_logged(path):
+    with Program("fixtureapps.misbehaving:application", "--bind", f"unix:{path}") as program:
+        started(program, path)
+        for _ in range(2):
+            with pytest.raises(RequestFailed, match="without END_REQUEST"):
+                ask(path, "/dies")
+        assert ask(path).status == 200
+        assert program.log.count("ended with status 3") == 2
+
+
 def test_a_worker_that_passes_its_time_limit_is_replaced(path):
     arguments = ("--bind", f"unix:{path}", "--request-timeout", "0.3")
     with Program("fixtureapps.plain:sleep", *arguments) as program:

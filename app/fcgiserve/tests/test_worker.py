@@ -205,7 +205,9 @@ def test_get_values_is_answered_before_and_between_requests(reference):
 
 def test_get_values_is_answered_while_a_body_is_read_and_while_an_answer_is_sent():
     with Worker("fixtureapps.plain:echo") as worker, worker.connect() as peer:
-        peer.send(begin(), params(), records.encode_record(records.GET_VALUES, 0))
+        peer.send(begin(), params())
+        assert peer.is_quiet()  # the application waits for the body
+        peer.send(records.encode_record(records.GET_VALUES, 0))
         assert peer.next().type == records.GET_VALUES_RESULT
         peer.send(records.encode_record(records.STDIN, 1, bytes(60_000)))
         body = records.encode_record(records.STDIN, 1, bytes(60_000)) * 20
@@ -351,6 +353,12 @@ def test_a_client_that_leaves_ends_an_endless_answer(misbehaving):
         peer.next()
     misbehaving.wait_for_log("endless was closed")
     assert misbehaving.get().body == misbehaving.pid
+
+
+@pytest.mark.parametrize("size", [65528, 65529, 5_000_000])
+def test_a_body_in_one_piece_may_have_any_size(misbehaving, size):
+    answer = misbehaving.get(f"/one_piece?{size}")
+    assert answer.body == b"x" * size
 
 
 def test_an_application_that_catches_everything_cannot_answer_a_client_that_left(misbehaving):

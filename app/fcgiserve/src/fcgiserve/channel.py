@@ -14,13 +14,12 @@ import contextlib
 import os
 import select
 import socket
-from typing import Optional
+from typing import Optional, Union
 
 from . import records
 from .connection import (
     Connection,
     InputReceived,
-    ProtocolFailed,
     Reply,
     RequestAborted,
     RequestReceived,
@@ -182,7 +181,9 @@ class Channel:
         """Receive once and hand on what came. BlockingIOError when asked not to wait."""
         try:
             data = self.socket.recv(RECEIVE_SIZE, flags)
-        except ConnectionError:
+        except BlockingIOError:
+            raise
+        except OSError:  # whatever it was, nothing more will come
             data = b""
         connection = self.connection
         if data:
@@ -200,7 +201,7 @@ class Channel:
                 self._replies.append(event.data)
             elif isinstance(event, RequestAborted):
                 self._abort(event.reason)
-            elif isinstance(event, ProtocolFailed):
+            else:
                 self.failure = event.reason
                 self._abort(event.reason)
 
@@ -222,8 +223,7 @@ class Channel:
             self.transmit(b"")
 
     def _receive_input(self, event: InputReceived) -> None:
-        if self.exchange is None:
-            return
+        assert self.exchange is not None
         stream = self.exchange.input if event.stream == records.STDIN else self.exchange.data
         assert stream is not None
         if event.data:
@@ -257,12 +257,7 @@ class Channel:
         if self._replies:
             data = b"".join([*self._replies, data])
             self._replies.clear()
-        try:
-            sent = self.socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except ConnectionError as error:
-            raise self._leave(error) from error
+        sent = self._send(data)
         if sent < len(data):
             self._transmit_slowly(memoryview(data)[sent:])
 
@@ -276,19 +271,20 @@ class Channel:
             if receiving and ready & select.POLLIN:
                 self.receive()
             if ready & ~select.POLLIN:
-                try:
-                    data = data[self.socket.send(data, socket.MSG_DONTWAIT) :]
-                except BlockingIOError:
-                    continue
-                except ConnectionError as error:
-                    raise self._leave(error) from error
+                data = data[self._send(data) :]
         if self._replies:
             self.transmit(b"")
 
-    def _leave(self, error: ConnectionError) -> PeerGone:
-        self._eof = self._gone = True
-        self._abort(f"the web server closed the connection: {error}")
-        return PeerGone(self.aborted)
+    def _send(self, data: Union[bytes, memoryview]) -> int:
+        """Send what can be sent without waiting; return how many bytes that were."""
+        try:
+            return self.socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._eof = self._gone = True
+            self._abort(f"the web server closed the connection: {error}")
+            raise PeerGone(self.aborted) from error
 
     def end_request(self, data: bytes, app_status: int) -> None:
         """Send the end of the answer; the connection is then idle, or to be closed."""

@@ -43,6 +43,15 @@ def no_length(environ, start_response):
     return iter([b"some", b"thing"])
 
 
+def one_piece(environ, start_response):
+    start_response("200 OK", OK)
+    return [b"x" * int(environ["QUERY_STRING"])]
+
+
+def dies(environ, start_response):
+    os._exit(3)
+
+
 def endless(environ, start_response):
     start_response("200 OK", OK)
     try:
