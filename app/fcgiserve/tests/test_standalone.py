@@ -95,7 +95,7 @@ def test_a_worker_that_fails_is_replaced_and_the_failure_logged(path):
 
 
 def test_a_worker_that_passes_its_time_limit_is_replaced(path):
-    arguments = ("--bind", f"unix:{path}", "--request-timeout", "0.3")
+    arguments = ("--bind", f"unix:{path}", "--request-timeout", "1")
     with Program("fixtureapps.plain:sleep", *arguments) as program:
         wait_until(lambda: os.path.exists(path))
         with pytest.raises(RequestFailed):

@@ -108,6 +108,23 @@ def test_what_is_held_back_on_disk_comes_in_order(pieces, steps):
         streams.HELD_IN_MEMORY = held_in_memory
 
 
+@pytest.mark.parametrize("written", [OSError("no space left on device"), 5])
+def test_a_body_that_cannot_be_kept_is_not_taken_as_complete(monkeypatch, written):
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            if isinstance(written, OSError):
+                raise written
+            return written
+
+    monkeypatch.setattr(streams.tempfile, "TemporaryFile", lambda **options: FullDisk())
+    stream = InputStream(lambda: stream.finish(), None)
+    stream.feed(bytes(streams.HELD_IN_MEMORY))
+    stream.feed(b"x" * 100_000)
+    stream.finish()
+    with pytest.raises(IncompleteBody, match="could not be kept in"):
+        stream.read()
+
+
 def test_closing_drops_what_was_not_read():
     stream = InputStream(lambda: pytest.fail("it waits"), None)
     stream.feed(bytes(streams.HELD_IN_MEMORY))

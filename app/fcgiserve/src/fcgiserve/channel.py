@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from typing import Optional, Union
 
 from . import records
@@ -56,8 +57,10 @@ class forks:  # noqa: N801
 
 os.register_at_fork(after_in_child=forks._in_child, after_in_parent=forks._in_parent)
 
-# Seconds without a byte after which a web server that does not read its answer is left alone.
+# How long a connection whose input was not read is kept for the answer to be read: seconds
+# without a byte, and seconds altogether.
 LINGER = 2.0
+LINGER_ALTOGETHER = 30.0
 
 _ROLE_NAMES = {
     records.RESPONDER: "RESPONDER",
@@ -303,8 +306,7 @@ class Channel:
         """Close the connection so that the web server can still read its answer.
 
         Closing a socket with unread input makes the kernel reset the connection, and the answer
-        may be lost: so what is still on its way is read first, for `LINGER` seconds of silence
-        at most.
+        may be lost: so what is still on its way is read first, up to the limits of `LINGER`.
         """
         sock = self.socket
         clean = self._eof or self.failure or self.connection.input_ended
@@ -312,6 +314,7 @@ class Channel:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_WR)
                 sock.settimeout(LINGER)
-                while not clean and sock.recv(RECEIVE_SIZE):
+                deadline = time.monotonic() + LINGER_ALTOGETHER
+                while not clean and sock.recv(RECEIVE_SIZE) and time.monotonic() < deadline:
                     pass
         sock.close()

@@ -56,11 +56,16 @@ class InputStream:
             self._held += len(data)
             self._chunks.append(data)
             return
-        if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115
-            self._spool_read = self._spool_written = 0
-        self._spool.seek(self._spool_written)
-        self._spool.write(data)
+        try:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._spool_read = self._spool_written = 0
+            self._spool.seek(self._spool_written)
+            if self._spool.write(data) < len(data):
+                raise OSError("the disk is full")
+        except OSError as error:
+            self.fail(f"the body could not be kept in {tempfile.gettempdir()}: {error}")
+            return
         self._spool_written += len(data)
 
     def finish(self) -> None:

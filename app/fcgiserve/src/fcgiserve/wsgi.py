@@ -130,7 +130,7 @@ class Gateway:
         # Some web servers send these twice; PEP 3333 wants them without HTTP_.
         environ.pop("HTTP_CONTENT_TYPE", None)
         environ.pop("HTTP_CONTENT_LENGTH", None)
-        if environ.get("HTTPS", "").lower() in ("on", "1"):
+        if "HTTPS" in environ and environ["HTTPS"].lower() in ("on", "1"):
             environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = exchange.input
         environ["wsgi.errors"] = exchange.errors
