@@ -11,26 +11,34 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from fcgiserve import records
-from fcgiserve.client import Answer, request, request_params
+from fcgiserve.client import Answer, RequestFailed, request, request_params
 
 TESTS = Path(__file__).parent
 PATIENCE = 20.0  # seconds until a test that waits gives up; no test asserts a time
 
 
+class Record(NamedTuple):
+    type: int
+    request_id: int
+    content: bytes
+
+
 class Program:
     """`python -m fcgiserve` with its standard error in a file."""
+
+    command: tuple[str, ...] = (sys.executable, "-m", "fcgiserve")
 
     def __init__(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **options: Any) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, **options.pop("environment", {})}
         self.process = subprocess.Popen(
-            [*options.pop("prefix", ()), sys.executable, "-m", "fcgiserve", *arguments],
+            [*options.pop("prefix", ()), *self.command, *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=options.pop("stderr", self._stderr),
             cwd=TESTS,
             env=environment,
             **options,
@@ -109,15 +117,27 @@ def ask(
     return request(address, variables, body or b"", **options)
 
 
+def wsgi_params(path: str = "/") -> dict[str, str]:
+    return request_params(path)
+
+
+def answers(address: Any) -> bool:
+    """Whether a worker answers at the address already."""
+    try:
+        return request(address, request_params("/"), timeout=5).status == 200
+    except RequestFailed:
+        return False
+
+
 class Conversation:
     """A connection on which a test says what it wants, record by record."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(PATIENCE)
         self.socket.connect(address)
+        self.socket.settimeout(PATIENCE)
         self._reader = records.RecordReader()
-        self._read: list[records.Record] = []
+        self._read: list[Record] = []
 
     def __enter__(self) -> Conversation:
         return self
@@ -128,16 +148,16 @@ class Conversation:
     def send(self, *parts: bytes) -> None:
         self.socket.sendall(b"".join(parts))
 
-    def next(self) -> Optional[records.Record]:
+    def next(self) -> Optional[Record]:
         """Return the next record, None at the end of the connection."""
         while not self._read:
             data = self.socket.recv(65536)
             if not data:
                 return None
-            self._read += self._reader.feed(data)
+            self._read += [Record(*record) for record in self._reader.feed(data)]
         return self._read.pop(0)
 
-    def until_end(self) -> list[records.Record]:
+    def until_end(self) -> list[Record]:
         """Return the records up to and with END_REQUEST."""
         found = []
         while not found or found[-1].type != records.END_REQUEST:
@@ -173,7 +193,7 @@ def whole_request(path: str = "/", request_id: int = 1, keep: bool = False) -> b
     )
 
 
-def output_of(found: list[records.Record], kind: int = records.STDOUT) -> bytes:
+def output_of(found: list[Record], kind: int = records.STDOUT) -> bytes:
     return b"".join(record.content for record in found if record.type == kind)
 
 

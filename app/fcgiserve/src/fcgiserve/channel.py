@@ -14,17 +14,18 @@ import contextlib
 import os
 import select
 import socket
-from typing import Optional
+import time
+from typing import Optional, Union
 
 from . import records
 from .connection import (
     Connection,
     InputReceived,
-    ProtocolFailed,
     Reply,
     RequestAborted,
     RequestReceived,
 )
+from .log import write_line
 from .streams import ErrorStream, InputStream
 
 RECEIVE_SIZE = 65536
@@ -56,8 +57,10 @@ class forks:  # noqa: N801
 
 os.register_at_fork(after_in_child=forks._in_child, after_in_parent=forks._in_parent)
 
-# Seconds without a byte after which a web server that does not read its answer is left alone.
+# How long a connection whose input was not read is kept for the answer to be read: seconds
+# without a byte, and seconds altogether.
 LINGER = 2.0
+LINGER_ALTOGETHER = 30.0
 
 _ROLE_NAMES = {
     records.RESPONDER: "RESPONDER",
@@ -94,41 +97,40 @@ class Exchange:
     body, `data` the file of a Filter (section 6.4), `errors` the request's log.
     """
 
+    #: Why the parameters cannot be used, if so.
+    refusal: Optional[str] = None
+    data: Optional[InputStream] = None
+
     def __init__(self, channel: Channel, event: RequestReceived) -> None:
-        self._channel = channel
         #: The FastCGI request id, for the log.
-        self.request_id = event.request_id
-        self._errors_sent = False
-        self.params = event.params
-        self.role = _ROLE_NAMES[event.role]
-        #: Why the parameters cannot be used, if so.
-        self.refusal: Optional[str] = None
+        self.request_id, role, self.params = event
+        self.role = _ROLE_NAMES[role]
+        self._channel = channel
         length = data_length = None
         try:
-            length = 0 if event.role == records.AUTHORIZER else body_length(event.params)
-            if event.role == records.FILTER:
-                data_length = body_length(event.params, "FCGI_DATA_LENGTH")
+            if "CONTENT_LENGTH" in self.params:
+                length = body_length(self.params)
+            if role == records.FILTER:
+                data_length = body_length(self.params, "FCGI_DATA_LENGTH")
         except BadRequest as error:
             self.refusal = str(error)
-        self.input = InputStream(channel.receive_more, length)
-        self.data: Optional[InputStream] = None
-        if event.role == records.FILTER:
-            self.data = InputStream(channel.receive_more, data_length)
-        self.errors = ErrorStream(self._send_errors)
+        receive = channel.receive_more
+        self.input = InputStream(receive, 0 if role == records.AUTHORIZER else length)
+        if role == records.FILTER:
+            self.data = InputStream(receive, data_length)
+        self.errors = ErrorStream(channel.send_errors)
 
     @property
-    def streams(self) -> list[InputStream]:
+    def streams(self) -> tuple[InputStream, ...]:
         """The request's input streams."""
-        return [self.input] if self.data is None else [self.input, self.data]
+        return (self.input,) if self.data is None else (self.input, self.data)
 
     def send(self, data: bytes) -> None:
         """Send a part of the answer now. Raises PeerGone when nobody is there to read it."""
         channel = self._channel
         if channel.aborted:
             raise PeerGone(channel.aborted)
-        errors = self.errors.take()
-        if errors:
-            self._send_errors(errors)
+        self.errors.flush()
         for piece in records.encode_stream(records.STDOUT, self.request_id, data):
             channel.transmit(piece)
         if channel.connection.input_ended:
@@ -138,31 +140,23 @@ class Exchange:
     def finish(self, data: bytes, app_status: int) -> None:
         """Send the last part of the answer and end the request (sections 5.5 and 6.1)."""
         channel = self._channel
-        for stream in self.streams:
-            stream.close()
         request_id = self.request_id
-        parts: list[bytes] = []
-        errors = self.errors.take()
-        if errors:
-            self._errors_sent = True
-            parts.extend(records.encode_stream(records.STDERR, request_id, errors))
-        if self._errors_sent:
-            parts.append(records.encode_record(records.STDERR, request_id))
-        if data and not channel.aborted:
-            if len(data) <= records.MAX_CONTENT:
-                parts.append(records.encode_record(records.STDOUT, request_id, data))
-            else:
-                for piece in records.encode_stream(records.STDOUT, request_id, data):
-                    parts.append(piece)
-                    channel.transmit(b"".join(parts))
-                    parts.clear()
-        parts.append(records.encode_record(records.STDOUT, request_id))
-        channel.end_request(parts, app_status)
-
-    def _send_errors(self, data: bytes) -> None:
-        self._errors_sent = True
-        for piece in records.encode_stream(records.STDERR, self.request_id, data):
-            self._channel.transmit(piece)
+        self.input.close()
+        if self.data is not None:
+            self.data.close()
+        self.errors.flush()
+        if channel.aborted:
+            data = b""
+        elif len(data) > records.CUT:
+            for piece in records.encode_stream(records.STDOUT, request_id, data):
+                channel.transmit(piece)
+            data = b""
+        end = records.encode_end_of_stream(records.STDOUT, request_id)
+        if self.errors.sent:
+            end += records.encode_end_of_stream(records.STDERR, request_id)
+        if data:
+            end = records.encode_record(records.STDOUT, request_id, data) + end
+        channel.end_request(end, app_status)
 
 
 class Channel:
@@ -172,23 +166,27 @@ class Channel:
     say so one by one.
     """
 
-    def __init__(self, sock: socket.socket, concurrency: int = 1) -> None:
+    #: The request that is complete enough to be answered, or is being answered.
+    exchange: Optional[Exchange] = None
+    #: Why the request need not be answered, if so.
+    aborted = ""
+    #: Why the connection cannot go on, if so.
+    failure = ""
+    _eof = False  # the web server will send no more
+    _gone = False  # nor receive more
+
+    def __init__(self, sock: socket.SocketType, concurrency: int = 1) -> None:
         self.socket = sock
         self.connection = Connection(concurrency)
-        #: The request that is complete enough to be answered, or is being answered.
-        self.exchange: Optional[Exchange] = None
-        #: Why the request need not be answered, if so.
-        self.aborted = ""
-        #: Why the connection cannot go on, if so.
-        self.failure = ""
-        self._eof = False
         self._replies: list[bytes] = []
 
     def receive(self, flags: int = 0) -> None:
         """Receive once and hand on what came. BlockingIOError when asked not to wait."""
         try:
             data = self.socket.recv(RECEIVE_SIZE, flags)
-        except ConnectionError:
+        except BlockingIOError:
+            raise
+        except OSError:  # whatever it was, nothing more will come
             data = b""
         connection = self.connection
         if data:
@@ -206,7 +204,7 @@ class Channel:
                 self._replies.append(event.data)
             elif isinstance(event, RequestAborted):
                 self._abort(event.reason)
-            elif isinstance(event, ProtocolFailed):
+            else:
                 self.failure = event.reason
                 self._abort(event.reason)
 
@@ -228,8 +226,7 @@ class Channel:
             self.transmit(b"")
 
     def _receive_input(self, event: InputReceived) -> None:
-        if self.exchange is None:
-            return
+        assert self.exchange is not None
         stream = self.exchange.input if event.stream == records.STDIN else self.exchange.data
         assert stream is not None
         if event.data:
@@ -243,6 +240,19 @@ class Channel:
             for stream in self.exchange.streams:
                 stream.fail(reason)
 
+    def send_errors(self, data: bytes) -> None:
+        """Send a part of the request's STDERR stream.
+
+        When nobody is there to read it any more, it goes to this process's log.
+        """
+        try:
+            if self.exchange is None or self._gone:
+                raise PeerGone
+            for piece in records.encode_stream(records.STDERR, self.exchange.request_id, data):
+                self.transmit(piece)
+        except PeerGone:
+            write_line(data.decode().rstrip("\n"))
+
     def transmit(self, data: bytes) -> None:
         """Send bytes that end where a record ends. Raises PeerGone."""
         if forks.in_child:
@@ -250,12 +260,7 @@ class Channel:
         if self._replies:
             data = b"".join([*self._replies, data])
             self._replies.clear()
-        try:
-            sent = self.socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except ConnectionError as error:
-            raise self._gone(error) from error
+        sent = self._send(data)
         if sent < len(data):
             self._transmit_slowly(memoryview(data)[sent:])
 
@@ -269,54 +274,47 @@ class Channel:
             if receiving and ready & select.POLLIN:
                 self.receive()
             if ready & ~select.POLLIN:
-                try:
-                    data = data[self.socket.send(data, socket.MSG_DONTWAIT) :]
-                except BlockingIOError:
-                    continue
-                except ConnectionError as error:
-                    raise self._gone(error) from error
+                data = data[self._send(data) :]
         if self._replies:
             self.transmit(b"")
 
-    def _gone(self, error: ConnectionError) -> PeerGone:
-        self._eof = True
-        self.connection.keep_connection = False
-        self.aborted = f"the web server left: {error}"
-        return PeerGone(self.aborted)
+    def _send(self, data: Union[bytes, memoryview]) -> int:
+        """Send what can be sent without waiting; return how many bytes that were."""
+        try:
+            return self.socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._eof = self._gone = True
+            self._abort(f"the web server closed the connection: {error}")
+            raise PeerGone(self.aborted) from error
 
-    def end_request(self, parts: list[bytes], app_status: int) -> None:
+    def end_request(self, data: bytes, app_status: int) -> None:
         """Send the end of the answer; the connection is then idle, or to be closed."""
         self.exchange = None
-        parts.append(self.connection.end_request(app_status))
-        self.transmit(b"".join(parts))
+        self.transmit(data + self.connection.end_request(app_status))
 
     @property
     def finished(self) -> bool:
         """Whether the connection is to be closed by this side (section 5.1)."""
         connection = self.connection
-        return (
-            self._eof
-            or bool(self.failure)
-            or not (connection.request_id or connection.keep_connection)
-        )
+        if connection.request_id or connection.keep_connection:
+            return self._eof or bool(self.failure)
+        return True
 
     def close(self) -> None:
         """Close the connection so that the web server can still read its answer.
 
         Closing a socket with unread input makes the kernel reset the connection, and the answer
-        may be lost: so what is still on its way is read first, for `LINGER` seconds of silence
-        at most.
+        may be lost: so what is still on its way is read first, up to the limits of `LINGER`.
         """
-        with self.socket as sock:
-            if forks.has_child:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_WR)
-            if self._eof or self.failure or self.connection.input_ended:
-                return
-            try:
+        sock = self.socket
+        clean = self._eof or self.failure or self.connection.input_ended
+        if forks.has_child or not clean:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_WR)
                 sock.settimeout(LINGER)
-                while sock.recv(RECEIVE_SIZE):
+                deadline = time.monotonic() + LINGER_ALTOGETHER
+                while not clean and sock.recv(RECEIVE_SIZE) and time.monotonic() < deadline:
                     pass
-            except OSError:
-                return
+        sock.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,10 +113,13 @@ def request(
         else:
             sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         with sock:
-            sock.settimeout(timeout)
+            # connect(2) waits for room in the listen queue, but not with a socket that is
+            # non-blocking, as settimeout() makes it.
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             sock.connect(address)
             return _converse(sock, b"".join(parts), deadline)
-    except socket.timeout as error:
+    except (socket.timeout, BlockingIOError) as error:
         raise RequestFailed(f"no complete answer from {name} in {timeout:g} s") from error
     except OSError as error:
         raise RequestFailed(
@@ -145,13 +149,13 @@ def _converse(sock: socket.socket, request: bytes, deadline: float) -> Answer:
         data = sock.recv(65536)
         if not data:
             raise RequestFailed("the application closed the connection without END_REQUEST")
-        for record in reader.feed(data):
-            if record.type == records.STDOUT:
-                output.append(record.content)
-            elif record.type == records.STDERR:
-                errors.append(record.content)
-            elif record.type == records.END_REQUEST:
-                app_status, refused = records.decode_end_request(record.content)
+        for kind, _, content in reader.feed(data):
+            if kind == records.STDOUT:
+                output.append(content)
+            elif kind == records.STDERR:
+                errors.append(content)
+            elif kind == records.END_REQUEST:
+                app_status, refused = records.decode_end_request(content)
                 if refused:
                     reason = _REFUSALS.get(refused, f"protocol status {refused}")
                     raise RequestFailed(f"the application refused the request, {reason}")

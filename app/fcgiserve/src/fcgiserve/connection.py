@@ -18,13 +18,18 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from . import records
-from .records import ProtocolError, Record, RecordReader
+from .records import ProtocolError, RecordReader, decode_pairs
 
 # What PARAMS may hold before the request is refused as OVERLOADED, in bytes. Web servers stop
 # at 64 KB or so; without a limit a peer could make a worker hold any amount.
 PARAMS_LIMIT = 1 << 20
 
-_ROLES = (records.RESPONDER, records.AUTHORIZER, records.FILTER)
+# The input streams that each role has, section 6.
+_STREAMS = {
+    records.RESPONDER: (records.STDIN,),
+    records.AUTHORIZER: (),
+    records.FILTER: (records.STDIN, records.DATA),
+}
 
 
 class RequestReceived(NamedTuple):
@@ -63,6 +68,30 @@ class ProtocolFailed(NamedTuple):
 Event = Union[RequestReceived, InputReceived, RequestAborted, Reply, ProtocolFailed]
 
 
+_PLAIN_BEGIN = records.encode_begin_request(1, records.RESPONDER)
+_PLAIN_END = records.encode_record(records.PARAMS, 1) + records.encode_record(records.STDIN, 1)
+_PLAIN_SIZE = len(_PLAIN_BEGIN) + 8 + len(_PLAIN_END)
+_END_OF_STDIN = InputReceived(records.STDIN, b"")
+
+
+def _plain_params(data: bytes) -> Optional[bytes]:
+    """Return the content of PARAMS when `data` is one whole request of the most common kind.
+
+    That is request 1 of a Responder, PARAMS in one record, no body, no FCGI_KEEP_CONN: what
+    mod_fcgid sends for a GET. Of anything else the general way finds out what it is; that both
+    find the same is a property test.
+    """
+    if not (data.endswith(_PLAIN_END) and data.startswith(_PLAIN_BEGIN)):
+        return None
+    start = len(_PLAIN_BEGIN)
+    version, kind, request_id, length, padding = records.HEADER.unpack_from(data, start)
+    if (version, kind, request_id) != (1, records.PARAMS, 1) or not length:
+        return None
+    if len(data) != _PLAIN_SIZE + length + padding:
+        return None
+    return data[start + 8 : start + 8 + length]
+
+
 class Connection:
     """The state of one connection.
 
@@ -70,33 +99,24 @@ class Connection:
     all its processes; it is the answer to GET_VALUES (section 4.1).
     """
 
-    __slots__ = (
-        "_concurrency",
-        "_early",
-        "_failed",
-        "_params",
-        "_params_size",
-        "_reader",
-        "_role",
-        "_streams",
-        "keep_connection",
-        "request_id",
-    )
+    #: Id of the active request; 0 when there is none.
+    request_id = 0
+    #: Whether the connection stays open when no request is active (FCGI_KEEP_CONN).
+    keep_connection = True
+
+    _failed = False
+    _role = 0
+    # The content of PARAMS so far, None when the stream is complete.
+    _params: Optional[list[bytes]] = None
+    _params_size = 0
+    # What came on input streams before PARAMS were complete.
+    _early: Optional[list[Event]] = None
+    # The input streams of the active request that have not ended.
+    _streams: tuple[int, ...] = ()
 
     def __init__(self, concurrency: int = 1) -> None:
         self._concurrency = concurrency
-        self._reader = RecordReader()
-        self._failed = False
-        #: Id of the active request; 0 when there is none.
-        self.request_id = 0
-        #: Whether the connection stays open when no request is active (FCGI_KEEP_CONN).
-        self.keep_connection = True
-        self._role = 0
-        self._params: Optional[list[bytes]] = None
-        self._params_size = 0
-        self._early: list[Event] = []
-        # The input streams of the active request that have not ended.
-        self._streams: tuple[int, ...] = ()
+        self._reader: Optional[RecordReader] = None
 
     @property
     def input_ended(self) -> bool:
@@ -108,11 +128,33 @@ class Connection:
         events: list[Event] = []
         if self._failed:
             return events
+        reader = self._reader
         try:
-            for record in self._reader.feed(data):
-                self._receive_record(record, events)
-            if self._reader.failure is not None:
-                raise ProtocolError(self._reader.failure)
+            if reader is None:
+                if not self.request_id:
+                    content = _plain_params(data)
+                    if content is not None:
+                        self.request_id = 1
+                        self.keep_connection = False
+                        params = decode_pairs(content)
+                        return [RequestReceived(1, records.RESPONDER, params), _END_OF_STDIN]
+                reader = self._reader = RecordReader()
+            for kind, request_id, content in reader.feed(data):
+                if request_id == 0:
+                    self._receive_management(kind, content, events)
+                elif kind == records.BEGIN_REQUEST:
+                    self._begin(request_id, content, events)
+                elif request_id != self.request_id:
+                    continue
+                elif kind == records.PARAMS:
+                    if self._params is not None:
+                        self._receive_params(content, events)
+                elif kind in self._streams:
+                    self._receive_input(kind, content, events)
+                elif kind == records.ABORT_REQUEST:
+                    self._abort(events)
+            if reader.failure is not None:
+                raise ProtocolError(reader.failure)
         except ProtocolError as error:
             self._failed = True
             events.append(ProtocolFailed(str(error)))
@@ -136,28 +178,8 @@ class Connection:
         data = records.encode_end_request(self.request_id, app_status, protocol_status)
         self.request_id = 0
         self._params = None
-        self._early = []
+        self._early = None
         return data
-
-    def _receive_record(self, record: Record, events: list[Event]) -> None:
-        kind, request_id, content = record
-        if request_id == 0:
-            self._receive_management(kind, content, events)
-        elif kind == records.BEGIN_REQUEST:
-            self._begin(request_id, content, events)
-        elif request_id != self.request_id:
-            pass
-        elif kind == records.PARAMS:
-            if self._params is not None:
-                self._receive_params(content, events)
-        elif kind in self._streams:
-            self._receive_input(kind, content, events)
-        elif kind == records.ABORT_REQUEST:
-            if self._params is None:
-                self._streams = ()
-                events.append(RequestAborted("the web server aborted the request"))
-            else:
-                self._refuse(request_id, records.REQUEST_COMPLETE, events)
 
     def _receive_management(self, kind: int, content: bytes, events: list[Event]) -> None:
         if kind != records.GET_VALUES:
@@ -168,7 +190,7 @@ class Connection:
             "FCGI_MAX_REQS": str(self._concurrency),
             "FCGI_MPXS_CONNS": "0",
         }
-        asked = records.decode_pairs(content)
+        asked = decode_pairs(content)
         values = records.encode_pairs((name, known[name]) for name in asked if name in known)
         events.append(Reply(records.encode_record(records.GET_VALUES_RESULT, 0, values)))
 
@@ -183,17 +205,20 @@ class Connection:
         self.request_id = request_id
         self.keep_connection = bool(flags & records.KEEP_CONN)
         self._role = role
-        if role not in _ROLES:
+        streams = _STREAMS.get(role)
+        if streams is None:
             self._refuse(request_id, records.UNKNOWN_ROLE, events)
             return
+        self._streams = streams
         self._params = []
         self._params_size = 0
-        if role == records.RESPONDER:
-            self._streams = (records.STDIN,)
-        elif role == records.FILTER:
-            self._streams = (records.STDIN, records.DATA)
-        else:
+
+    def _abort(self, events: list[Event]) -> None:
+        if self._params is None:
             self._streams = ()
+            events.append(RequestAborted("the web server aborted the request"))
+        else:
+            self._refuse(self.request_id, records.REQUEST_COMPLETE, events)
 
     def _refuse(self, request_id: int, status: int, events: list[Event]) -> None:
         self._streams = ()
@@ -213,18 +238,21 @@ class Connection:
             if self._hold(len(content), events):
                 self._params.append(content)
             return
-        params = records.decode_pairs(b"".join(self._params))
+        parts = self._params
+        params = decode_pairs(parts[0] if len(parts) == 1 else b"".join(parts))
         self._params = None
         events.append(RequestReceived(self.request_id, self._role, params))
-        if self._early:
+        if self._early is not None:
             events.extend(self._early)
-            self._early = []
+            self._early = None
 
     def _receive_input(self, kind: int, content: bytes, events: list[Event]) -> None:
         if not content:
-            self._streams = tuple(stream for stream in self._streams if stream != kind)
+            self._streams = self._streams[1:] if kind == self._streams[0] else self._streams[:1]
         event = InputReceived(kind, content)
         if self._params is None:
             events.append(event)
         elif self._hold(len(content) + 8, events):
+            if self._early is None:
+                self._early = []
             self._early.append(event)

@@ -17,7 +17,7 @@ from typing import Optional
 from .log import log
 from .server import Settings, run_worker
 
-# A worker that lived shorter than this, in seconds, is replaced only after as long a pause.
+# A worker that failed within this time, in seconds, is replaced only after as long a pause.
 SHORT_LIFE = 1.0
 
 _SIGNALS = (
@@ -115,8 +115,9 @@ class Parent:
                 return
             self._leaving.discard(process)
             started = self._started.pop(process, None)
-            if status:
-                log(f"worker {process} {_describe(status)}")
+            if not status:
+                continue
+            log(f"worker {process} {_describe(status)}")
             if started is not None and time.monotonic() - started < SHORT_LIFE:
                 self._not_before = time.monotonic() + SHORT_LIFE
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional, Union
+from functools import lru_cache
+from typing import Optional, Union
 
 VERSION = 1
 
@@ -49,7 +50,8 @@ MAX_CONTENT = 65535
 # What a long stream is cut into: the largest content that needs no padding.
 CUT = 65528
 
-_HEADER = struct.Struct(">BBHHBx")
+# Version, type, request id, content length, padding length, reserved (section 3.3).
+HEADER = struct.Struct(">BBHHBx")
 _BEGIN = struct.Struct(">HB5x")
 _END = struct.Struct(">IB3x")
 _LONG_LENGTH = struct.Struct(">I")
@@ -60,12 +62,8 @@ class ProtocolError(ValueError):
     """The bytes are not FastCGI 1.0; the message says where they stop being it."""
 
 
-class Record(NamedTuple):
-    """One record without its padding (section 3.3)."""
-
-    type: int
-    request_id: int
-    content: bytes
+#: One record without its padding: type, request id and content (section 3.3).
+Record = tuple[int, int, bytes]
 
 
 class RecordReader:
@@ -74,12 +72,12 @@ class RecordReader:
     After bytes that are no record, `failure` is set to the reason and no more is read.
     """
 
-    __slots__ = ("_held", "_needed", "failure")
+    #: Why the bytes are no records, if so.
+    failure: Optional[str] = None
+    _needed = 0
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._needed = 0
-        self.failure: Optional[str] = None
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes of the stream and return the records that they complete."""
@@ -95,9 +93,8 @@ class RecordReader:
         records: list[Record] = []
         position = 0
         size = len(data)
-        self._needed = 8
         while size - position >= 8:
-            version, kind, request_id, length, padding = _HEADER.unpack_from(data, position)
+            version, kind, request_id, length, padding = HEADER.unpack_from(data, position)
             if version != VERSION:
                 self.failure = (
                     f"a record of FastCGI version {version} where only version 1 exists: "
@@ -107,12 +104,14 @@ class RecordReader:
             start = position + 8
             end = start + length
             if end + padding > size:
+                held += data[position:]
                 self._needed = 8 + length + padding
-                break
-            records.append(Record(kind, request_id, data[start:end]))
+                return records
+            records.append((kind, request_id, data[start:end]))
             position = end + padding
         if position < size:
             held += data[position:]
+            self._needed = 8
         return records
 
 
@@ -125,7 +124,7 @@ def encode_record(kind: int, request_id: int, content: bytes = b"") -> bytes:
     if length > MAX_CONTENT:
         raise ValueError(f"{length} bytes do not fit one record: use encode_stream")
     padding = -length & 7
-    header = _HEADER.pack(VERSION, kind, request_id, length, padding)
+    header = HEADER.pack(VERSION, kind, request_id, length, padding)
     return header + content + _PADDING[padding] if padding else header + content
 
 
@@ -138,9 +137,15 @@ def encode_stream(kind: int, request_id: int, data: bytes) -> Iterator[bytes]:
         for cut in range(0, len(piece), CUT):
             content = piece[cut : cut + CUT]
             padding = -len(content) & 7
-            header = _HEADER.pack(VERSION, kind, request_id, len(content), padding)
+            header = HEADER.pack(VERSION, kind, request_id, len(content), padding)
             parts += (header, content, _PADDING[padding])
         yield b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def encode_end_of_stream(kind: int, request_id: int) -> bytes:
+    """Return the empty record that ends a stream (section 3.3)."""
+    return encode_record(kind, request_id)
 
 
 def encode_begin_request(request_id: int, role: int, flags: int = 0) -> bytes:
@@ -159,6 +164,7 @@ def decode_begin_request(content: bytes) -> tuple[int, int]:
     return role, flags
 
 
+@lru_cache(maxsize=64)
 def encode_end_request(
     request_id: int, app_status: int = 0, protocol_status: int = REQUEST_COMPLETE
 ) -> bytes:
@@ -207,26 +213,45 @@ def decode_pairs(data: bytes) -> dict[str, str]:
     pairs: dict[str, str] = {}
     text = data.decode("latin-1")
     size = len(data)
-    position = 0
     try:
-        while position < size:
-            name_length = data[position]
-            if name_length < 128:
-                position += 1
-            else:
-                name_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
-                position += 4
-            value_length = data[position]
-            if value_length < 128:
-                position += 1
-            else:
-                value_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
-                position += 4
-            middle = position + name_length
-            position = middle + value_length
-            pairs[text[middle - name_length : middle]] = text[middle:position]
+        if data.isascii():
+            # No byte has its high bit set, so every length is one byte: the usual case, and
+            # decoding is the largest part of a small request's cost.
+            start = 2
+            while start <= size:
+                middle = start + data[start - 2]
+                end = middle + data[start - 1]
+                pairs[text[start:middle]] = text[middle:end]
+                start = end + 2
+            position = start - 2
+        else:
+            position = _decode_long_pairs(data, text, pairs)
     except (IndexError, struct.error):
         position = size + 1
-    if position > size:
+    if position != size:
         raise ProtocolError(f"{size} bytes of name-value pairs end inside a pair")
     return pairs
+
+
+def _decode_long_pairs(data: bytes, text: str, pairs: dict[str, str]) -> int:
+    """Put pairs with lengths of one or four bytes into `pairs`; return where the last ends."""
+    size = len(data)
+    position = 0
+    while position < size:
+        name_length = data[position]
+        if name_length < 128:
+            position += 1
+        else:
+            name_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
+            position += 4
+        value_length = data[position]
+        if value_length < 128:
+            position += 1
+        else:
+            value_length = _LONG_LENGTH.unpack_from(data, position)[0] & 0x7FFFFFFF
+            position += 4
+        middle = position + name_length
+        end = middle + value_length
+        pairs[text[position:middle]] = text[middle:end]
+        position = end
+    return position

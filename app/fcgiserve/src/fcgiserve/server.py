@@ -20,10 +20,9 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from .channel import Channel, PeerGone, forks
+from .channel import Channel, Exchange, PeerGone, forks
 from .listen import address_name
 from .loader import import_or_stand_in
 from .log import log
@@ -35,6 +34,7 @@ IDLE_CONNECTIONS = 256
 # Connections that are still answered when the worker is told to end: what a listen queue holds.
 DRAINED_CONNECTIONS = 1024
 
+_STREAM = int(socket.SOCK_STREAM)
 _PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -80,10 +80,17 @@ class Worker:
         self, listener: socket.socket, settings: Settings, parent: Optional[int] = None
     ) -> None:
         self._listener = listener
+        self._listening = listener.fileno()
+        self._family = int(listener.family)
         self._settings = settings
         self._stopping = False
+        self._recycled = False  # stopping because of a limit
         self._answered = 0
-        self._allowed = _allowed_peers() if listener.family != socket.AF_UNIX else None
+        self._allowed = None
+        if listener.family != socket.AF_UNIX:
+            self._allowed = _allowed_peers()
+            # Accepted sockets inherit it: a piece of a stream leaves at once.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Connections in the poll set, the one that was quiet for longest first.
         self._waiting: dict[int, Channel] = {}
         self._poll = select.poll()
@@ -130,33 +137,31 @@ class Worker:
         poll = self._poll.poll
         while not self._stopping:
             for descriptor, _ in poll():
-                self._handle(descriptor, gateway)
+                if descriptor == self._listening or descriptor in self._waiting:
+                    self._serve(descriptor, gateway)
+                elif descriptor == self._wake:
+                    os.read(self._wake, 4096)
+                elif descriptor == self._parent:
+                    self._stopping = True
+        if self._recycled and self._parent is not None:
+            return  # the others, and the successor, share the listen queue
         for _ in range(DRAINED_CONNECTIONS):
-            ready = [descriptor for descriptor, _ in poll(0) if self._is_connection(descriptor)]
+            ready = [
+                descriptor
+                for descriptor, _ in poll(0)
+                if descriptor == self._listening or descriptor in self._waiting
+            ]
             if not ready:
                 break
             for descriptor in ready:
-                self._handle(descriptor, gateway)
-
-    def _is_connection(self, descriptor: int) -> bool:
-        return descriptor == self._listener.fileno() or descriptor in self._waiting
-
-    def _handle(self, descriptor: int, gateway: Gateway) -> None:
-        if descriptor == self._listener.fileno():
-            channel = self._accept()
-            if channel is not None:
-                self._serve(channel, gateway)
-        elif descriptor in self._waiting:
-            self._poll.unregister(descriptor)
-            self._serve(self._waiting.pop(descriptor), gateway)
-        elif descriptor == self._wake:
-            os.read(self._wake, 4096)
-        elif descriptor == self._parent:
-            self._stopping = True
+                self._serve(descriptor, gateway)
 
     def _accept(self) -> Optional[Channel]:
+        listener = self._listener
         try:
-            sock, peer = self._listener.accept()
+            # As socket.accept(), without what that does for people: three numbers made into
+            # enumerations, an object that counts its users. It shows in requests a second.
+            descriptor, peer = listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
@@ -164,18 +169,32 @@ class Worker:
             log(f"cannot accept a connection: {error}; trying again in a second")
             time.sleep(1)
             return None
+        sock = socket.SocketType(self._family, _STREAM, 0, descriptor)
         if self._allowed is not None and peer[0] not in self._allowed:
             log(f"refused a connection from {peer[0]}: it is not in FCGI_WEB_SERVER_ADDRS")
             sock.close()
             return None
         return Channel(sock, self._settings.workers)
 
-    def _serve(self, channel: Channel, gateway: Gateway) -> None:
+    def _serve(self, descriptor: int, gateway: Gateway) -> None:
         """Read from a connection, answer its request if it is complete, and keep or close it."""
+        if descriptor == self._listening:
+            accepted = self._accept()
+            if accepted is None:
+                return
+            channel = accepted
+        else:
+            self._poll.unregister(descriptor)
+            channel = self._waiting.pop(descriptor)
         try:
             channel.look()
-            if channel.exchange is not None:
-                self._answer(channel, gateway)
+            while (exchange := channel.exchange) is not None:
+                if channel.aborted:
+                    exchange.finish(b"", 0)
+                else:
+                    self._answer(exchange, gateway)
+                if channel.exchange is exchange:  # its end could not be sent
+                    channel.exchange = None
         except PeerGone:
             pass
         if channel.failure:
@@ -191,40 +210,34 @@ class Worker:
         self._waiting[descriptor] = channel
         self._poll.register(descriptor, select.POLLIN)
 
-    def _answer(self, channel: Channel, gateway: Gateway) -> None:
-        assert channel.exchange is not None
+    def _answer(self, exchange: Exchange, gateway: Gateway) -> None:
         settings = self._settings
-        with _time_limit(settings.request_timeout) if settings.request_timeout else _no_limit:
-            gateway.answer(channel.exchange)
+        if settings.request_timeout:
+            signal.setitimer(signal.ITIMER_REAL, settings.request_timeout)
+            gateway.answer(exchange)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            gateway.answer(exchange)
         self._answered += 1
+        if self._stopping:
+            return
         if settings.max_requests and self._answered >= settings.max_requests:
-            self._stopping = True
-        elif settings.max_rss and not self._stopping:
-            resident = _resident_bytes()
-            if resident > settings.max_rss:
-                log(f"ending to be started anew: {resident >> 20} MiB of memory are resident")
-                self._stopping = True
+            self._stopping = self._recycled = True
+        elif settings.max_rss and (resident := _resident_bytes()) > settings.max_rss:
+            log(f"ending to be started anew: {resident >> 20} MiB of memory are resident")
+            self._stopping = self._recycled = True
 
 
 def _ignore(number: int, frame: object) -> None:
     pass
 
 
-_no_limit = contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def _resident_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * _PAGE
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(statm, 256).split()[1]) * _PAGE
+    finally:
+        os.close(statm)
 
 
 def _allowed_peers() -> Optional[frozenset[str]]:

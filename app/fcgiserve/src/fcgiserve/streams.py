@@ -29,19 +29,19 @@ class InputStream:
     raises IncompleteBody in whichever call meets it.
     """
 
+    _chunk = b""
+    _at = 0  # where in the chunk the application stands
+    _held = 0  # the size of all chunks
+    _spool: Optional[IO[bytes]] = None
+    _spool_read = 0
+    _spool_written = 0
+    _failure: Optional[str] = None
+
     def __init__(self, receive: Callable[[], None], length: Optional[int]) -> None:
         self._receive = receive
-        self._expected = length
-        self._left = length  # of the expected bytes, those not yet fed
+        self._expected = self._left = length
         self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self._spool: Optional[IO[bytes]] = None
-        self._spool_read = 0
-        self._spool_written = 0
-        self._chunk = b""
-        self._at = 0  # where in the chunk the application stands
         self._ended = length == 0
-        self._failure: Optional[str] = None
 
     def feed(self, data: bytes) -> None:
         """Append what arrived. Bytes beyond the announced length are dropped."""
@@ -56,11 +56,16 @@ class InputStream:
             self._held += len(data)
             self._chunks.append(data)
             return
-        if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115
-            self._spool_read = self._spool_written = 0
-        self._spool.seek(self._spool_written)
-        self._spool.write(data)
+        try:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._spool_read = self._spool_written = 0
+            self._spool.seek(self._spool_written)
+            if self._spool.write(data) < len(data):
+                raise OSError("the disk is full")
+        except OSError as error:
+            self.fail(f"the body could not be kept in {tempfile.gettempdir()}: {error}")
+            return
         self._spool_written += len(data)
 
     def finish(self) -> None:
@@ -171,6 +176,8 @@ class ErrorStream:
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._parts: list[str] = []
+        #: Whether anything was sent.
+        self.sent = False
 
     def write(self, text: str) -> int:
         """Append text; returns its length. Raises TypeError for anything but str."""
@@ -187,10 +194,7 @@ class ErrorStream:
     def flush(self) -> None:
         """Send what was collected."""
         if self._parts:
-            self._send(self.take())
-
-    def take(self) -> bytes:
-        """Return what was collected and not yet sent."""
-        data = "".join(self._parts).encode("utf-8", "backslashreplace")
-        self._parts.clear()
-        return data
+            data = "".join(self._parts).encode("utf-8", "backslashreplace")
+            self._parts.clear()
+            self.sent = True
+            self._send(data)

@@ -19,6 +19,7 @@ import re
 import time
 import traceback
 from collections.abc import Iterable
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Callable, Optional, Protocol, Union
 from wsgiref.util import FileWrapper
@@ -115,6 +116,7 @@ class Gateway:
         }
         self._own: Environ = {
             "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
             "wsgi.multithread": False,
             "wsgi.multiprocess": True,
             "wsgi.run_once": run_once,
@@ -128,8 +130,8 @@ class Gateway:
         # Some web servers send these twice; PEP 3333 wants them without HTTP_.
         environ.pop("HTTP_CONTENT_TYPE", None)
         environ.pop("HTTP_CONTENT_LENGTH", None)
-        https = environ.get("HTTPS", "").lower()
-        environ["wsgi.url_scheme"] = "https" if https in ("on", "1") else "http"
+        if "HTTPS" in environ and environ["HTTPS"].lower() in ("on", "1"):
+            environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = exchange.input
         environ["wsgi.errors"] = exchange.errors
         environ["FCGI_ROLE"] = exchange.role
@@ -163,7 +165,7 @@ class Gateway:
             "request_id": exchange.request_id,
             "method": environ["REQUEST_METHOD"],
             "path": environ["SCRIPT_NAME"] + environ["PATH_INFO"],
-            "status": int(response.status[:3]),
+            "status": int(response.status[:3] or 0),
             "bytes": response.sent,
             "seconds": round(time.monotonic() - started, 6),
             "outcome": response.outcome,
@@ -171,23 +173,58 @@ class Gateway:
         write_line(json.dumps(line))
 
 
+@lru_cache(maxsize=128)
+def encode_head(
+    status: str, headers: tuple[tuple[str, str], ...]
+) -> tuple[bytes, Optional[int], bool]:
+    """Return an answer's head, its Content-Length, and whether the status allows no body.
+
+    Raises TypeError for anything but str, ValueError for a status or header that would not be
+    one, or that would end the line that it stands on.
+    """
+    if not isinstance(status, str):
+        raise TypeError(f"status must be str, not {type(status).__name__}")
+    if not _is_status(status):
+        raise ValueError(f"status {status!r} is not like '404 Not Found'")
+    lines = [] if status == "200 OK" else [f"Status: {status}\r\n"]
+    length = None
+    for name, value in headers:
+        if not _is_token(name):
+            raise ValueError(f"{name!r} is no header name")
+        if _control(value):
+            raise ValueError(f"header {name} has a control character in its value {value!r}")
+        lowered = name.lower()
+        if lowered in _NOT_FOR_APPLICATIONS:
+            raise ValueError(f"header {name} is the web server's to set: leave it out")
+        if lowered == "content-length":
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError(f"Content-Length is {value!r}, not a number of bytes")
+            length = int(value)
+        lines.append(f"{name}: {value}\r\n")
+    lines.append("\r\n")
+    bodiless = status[0] == "1" or status.startswith(("204", "304"))
+    return "".join(lines).encode("latin-1"), length, bodiless
+
+
 class Response:
     """One answer in the making."""
 
+    #: The status line as the application gave it.
+    status = ""
+    #: Bytes of body that were sent.
+    sent = 0
+    #: "complete", "failed", or "aborted" by the web server or the client.
+    outcome = "complete"
+
+    _head: Optional[bytes] = None
+    _head_sent = False
+    _length: Optional[int] = None
+    _through = False  # nothing that is still to come may be sent
+
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        #: The status line as the application gave it.
-        self.status = ""
-        #: Bytes of body that were sent.
-        self.sent = 0
-        #: "complete", "failed", or "aborted" by the web server or the client.
-        self.outcome = "complete"
-        self._head: Optional[bytes] = None
-        self._head_sent = False
-        self._length: Optional[int] = None
-        self._through = False  # nothing that is still to come may be sent
-        method = exchange.params.get("REQUEST_METHOD")
-        self._without_body = method == "HEAD"
+        self._is_head = exchange.params.get("REQUEST_METHOD") == "HEAD"
+        self._without_body = self._is_head
 
     def run(self, application: Application, environ: Environ) -> None:
         """Call the application and send what it returns; no exception leaves."""
@@ -218,6 +255,8 @@ class Response:
             return self._replace("400 Bad Request")
         body = application(environ, self.start_response)
         if type(body) is list or type(body) is tuple:
+            if len(body) == 1:
+                return self._finish(self._checked(body[0]))
             return self._finish(b"".join([self._checked(block) for block in body]))
         try:
             for block in body:
@@ -252,35 +291,12 @@ class Response:
             raise RuntimeError(
                 "start_response was called twice; after an error, call it with exc_info"
             )
-        if not isinstance(status, str):
-            raise TypeError(f"status must be str, not {type(status).__name__}")
         if not isinstance(headers, list):
             raise TypeError(f"headers must be a list, not {type(headers).__name__}")
-        length = None
-        lines: list[str] = []
-        if status != "200 OK":
-            if not _is_status(status):
-                raise ValueError(f"status {status!r} is not like '404 Not Found'")
-            lines.append(f"Status: {status}\r\n")
-            if status[0] == "1" or status.startswith(("204", "304")):
-                self._without_body = True
-        for name, value in headers:
-            if not _is_token(name):
-                raise ValueError(f"{name!r} is no header name")
-            if _control(value):
-                raise ValueError(f"header {name} has a control character in its value {value!r}")
-            lowered = name.lower()
-            if lowered in _NOT_FOR_APPLICATIONS:
-                raise ValueError(f"header {name} is the web server's to set: leave it out")
-            if lowered == "content-length":
-                if not (value.isascii() and value.isdigit()):
-                    raise ValueError(f"Content-Length is {value!r}, not a number of bytes")
-                length = int(value)
-            lines.append(f"{name}: {value}\r\n")
-        lines.append("\r\n")
-        self._head = "".join(lines).encode("latin-1")
+        head = encode_head(status, tuple(map(tuple, headers)))
+        self._head, self._length, bodiless = head
+        self._without_body = bodiless or self._is_head
         self.status = status
-        self._length = length
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -318,7 +334,9 @@ class Response:
 
     def _finish(self, data: bytes) -> bytes:
         data = self._take_head() + self._admit(data)
-        if self._length is not None and self.sent < self._length and not self._without_body:
+        if self._length is None:
+            return data
+        if self.sent < self._length and not self._without_body:
             self._log(f"the body has {self.sent} bytes, its Content-Length says {self._length}")
         return data
 
@@ -328,7 +346,7 @@ class Response:
             return b""
         self.status = status
         reason = status[4:]
-        body = b"" if self._without_body else f"{reason}\n".encode()
+        body = b"" if self._is_head else f"{reason}\n".encode()
         self.sent = len(body)
         return f"Status: {status}\r\nContent-Type: text/plain\r\n\r\n".encode() + body
 

@@ -18,9 +18,10 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable
+from typing import IO, Any, Callable
 from urllib.parse import parse_qs
 
 from .pages import info_page, upload_page
@@ -32,6 +33,9 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 # How much of a body is held at a time, in bytes.
 BLOCK = 65536
+
+# How much of a body is kept in memory, in bytes; more goes to a temporary file.
+MEMORY = 1 << 20
 
 # The longest that /stream and /sleep can be asked to take, in seconds.
 LONGEST = 3600.0
@@ -102,8 +106,13 @@ def _info(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 def _echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if _query(environ).get("body") == "1":
+        # Not block by block: nginx stops sending a body as soon as an answer begins.
+        body = tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115
+        for block in _blocks(environ):
+            body.write(block)
+        body.seek(0)
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
-        return _blocks(environ)
+        return _file(body)
     return _json(
         start_response,
         {
@@ -191,6 +200,12 @@ def _headers(environ: Environ) -> dict[str, str]:
 def _blocks(environ: Environ) -> Iterator[bytes]:
     while block := environ["wsgi.input"].read(BLOCK):
         yield block
+
+
+def _file(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while block := file.read(BLOCK):
+            yield block
 
 
 def _digest(environ: Environ) -> dict[str, Any]:
