@@ -36,7 +36,9 @@ docs: .venv/ready
 	for role in $(ROLES); do ansible-docsmith generate --no-defaults $$role; done
 
 unit: .venv/ready
-	pytest app tests/unit
+	pytest tests/unit
+	cd app/reference && PYTHONPATH=$(CURDIR)/app/reference/src pytest tests
+	cd app/fcgiserve && PYTHONPATH=$(CURDIR)/app/fcgiserve/src:$(CURDIR)/app/reference/src pytest tests
 
 molecule: .venv/ready
 	molecule test --all

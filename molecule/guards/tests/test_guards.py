@@ -51,7 +51,8 @@ def traces(host: Host) -> str:
     return host.check_output(
         "dpkg-query --show; getent passwd; ls -d /srv/fcgi /var/lib/mod_fcgid /etc/httpd* "
         "/usr/lib/httpd /usr/local/sbin/httpd /var/www /var/log/httpd 2>&1; "
-        "find /etc/httpd/ /var/www /var/lib/mod_fcgid /usr/lib/httpd -type f -exec sha256sum {} + 2>&1; "
+        "find /etc/httpd/ /var/www /var/lib/mod_fcgid /usr/lib/httpd -type f "
+        "-exec sha256sum {} + 2>&1; "
         "systemctl show --property MainPID httpd"
     )
 
@@ -132,10 +133,14 @@ def test_a_tampered_download_is_refused(mirror: tuple[Path, str], tmp_path: Path
 def test_an_unsupported_distribution_is_refused(host: Host) -> None:
     host.check_output("cp --dereference /etc/os-release /var/tmp/os-release")
     try:
-        host.check_output("sed -i 's/12/11/; s/bookworm/bullseye/' /usr/lib/os-release /etc/debian_version")
+        host.check_output(
+            "sed -i 's/12/11/; s/bookworm/bullseye/' /usr/lib/os-release /etc/debian_version"
+        )
         message = refusal()
     finally:
-        host.check_output("mv /var/tmp/os-release /usr/lib/os-release && echo 12.0 > /etc/debian_version")
+        host.check_output(
+            "mv /var/tmp/os-release /usr/lib/os-release && echo 12.0 > /etc/debian_version"
+        )
     assert "is not supported: use a host with Debian 12 or 13" in message
 
 
