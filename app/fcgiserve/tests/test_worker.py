@@ -180,6 +180,29 @@ def test_stdout_ends_with_its_empty_record_and_end_request(reference):
     assert found[2].content == bytes(8)
 
 
+def test_stderr_ends_with_its_empty_record_when_something_was_logged(misbehaving):
+    with misbehaving.connect() as peer:
+        peer.send(whole_request("/raises_before"))
+        found = peer.until_end()
+    errors = [record.content for record in found if record.type == records.STDERR]
+    assert b"ValueError" in b"".join(errors)
+    assert [content for content in errors if not content] == [errors[-1]]
+
+
+def test_errors_are_sent_before_the_answer_goes_on():
+    with Worker("fixtureapps.plain:logs") as worker, worker.connect() as peer:
+        peer.send(whole_request())
+        found = [(record.type, record.content) for record in peer.until_end()]
+    order = [content for _, content in found if content in (b"one", b"two", b"three", b"four")]
+    assert order == [b"two", b"three", b"four"]
+    assert (records.STDERR, b"two") in found
+
+
+def test_app_status_is_0_for_success_and_the_exit_status_otherwise(misbehaving):
+    acts = {"/": 0, "/raises_before": 1, "/raises_after": 1, "/exits": 3}
+    assert {act: misbehaving.get(act).app_status for act in acts} == acts
+
+
 def test_every_answer_is_a_multiple_of_8_bytes(reference):
     with reference.connect() as peer:
         peer.send(whole_request("/info"))
