@@ -441,6 +441,28 @@ def test_sigterm_answers_what_waits_in_the_listen_queue():
         assert worker.wait() == 0
 
 
+def test_sigterm_waits_for_the_request_of_a_connection_that_is_open():
+    with Worker("fixtureapps.plain:sleep") as worker, worker.connect() as busy:
+        busy.send(whole_request("/?0.5"))
+        worker.wait_for_log("sleeping")
+        with worker.connect() as waiting, worker.connect() as partial:
+            partial.send(whole_request("/?0")[:100])
+            worker.send_signal(signal.SIGTERM)
+            busy.until_end()
+            waiting.send(whole_request("/?0"))
+            partial.send(whole_request("/?0")[100:])
+            for peer in (waiting, partial):
+                assert output_of(peer.until_end()).endswith(b"slept")
+        assert worker.wait() == 0
+
+
+def test_sigterm_does_not_wait_for_ever_for_a_silent_connection():
+    with Worker("fixtureapps.plain:hello") as worker, worker.connect() as silent:
+        worker.get()
+        assert worker.end() == 0
+        assert silent.next() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_ends_a_worker_that_waits_for_a_connection(number):
     with Worker("fixtureapps.plain:hello") as worker:
