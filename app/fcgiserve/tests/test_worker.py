@@ -267,14 +267,21 @@ def test_abort_request_ends_a_body_that_is_being_read():
         assert output_of(peer.until_end()).endswith(b"b855")
 
 
-def test_abort_request_ends_an_answer_that_is_being_sent(misbehaving):
+@pytest.mark.parametrize("keep", [True, False])
+def test_abort_request_ends_an_answer_that_is_being_sent(misbehaving, keep):
     with misbehaving.connect() as peer:
-        peer.send(whole_request("/endless", keep=True))
+        peer.send(whole_request("/endless", keep=keep))
         assert peer.next().type == records.STDOUT
+        peer.send(records.encode_record(records.GET_VALUES, 0))
         peer.send(records.encode_record(records.ABORT_REQUEST, 1))
-        assert peer.until_end()[-1].content == bytes(8)
-        peer.send(whole_request(keep=True))
-        assert output_of(peer.until_end()).endswith(misbehaving.pid)
+        found = peer.until_end()
+        assert found[-1].content == bytes(8)
+        assert [record.type for record in found].count(records.GET_VALUES_RESULT) == 1
+        if keep:
+            peer.send(whole_request(keep=True))
+            assert output_of(peer.until_end()).endswith(misbehaving.pid)
+        else:
+            assert peer.next() is None
 
 
 def test_abort_request_that_comes_with_the_request_ends_it(reference):
