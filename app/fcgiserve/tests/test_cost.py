@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def resident(process):
 
 
 def test_a_small_get_takes_at_most_8_system_calls(tmp_path):
+    assert shutil.which("strace"), "strace is missing: install the package strace"
     trace = tmp_path / "trace"
     prefix = ("strace", "-D", "-f", "-o", str(trace))
     with Worker("fcgi_reference:application", prefix=prefix) as worker:

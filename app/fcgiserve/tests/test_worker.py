@@ -180,6 +180,29 @@ def test_stdout_ends_with_its_empty_record_and_end_request(reference):
     assert found[2].content == bytes(8)
 
 
+def test_stderr_ends_with_its_empty_record_when_something_was_logged(misbehaving):
+    with misbehaving.connect() as peer:
+        peer.send(whole_request("/raises_before"))
+        found = peer.until_end()
+    errors = [record.content for record in found if record.type == records.STDERR]
+    assert b"ValueError" in b"".join(errors)
+    assert [content for content in errors if not content] == [errors[-1]]
+
+
+def test_errors_are_sent_before_the_answer_goes_on():
+    with Worker("fixtureapps.plain:logs") as worker, worker.connect() as peer:
+        peer.send(whole_request())
+        found = [(record.type, record.content) for record in peer.until_end()]
+    order = [content for _, content in found if content in (b"one", b"two", b"three", b"four")]
+    assert order == [b"two", b"three", b"four"]
+    assert (records.STDERR, b"two") in found
+
+
+def test_app_status_is_0_for_success_and_the_exit_status_otherwise(misbehaving):
+    acts = {"/": 0, "/raises_before": 1, "/raises_after": 1, "/exits": 3}
+    assert {act: misbehaving.get(act).app_status for act in acts} == acts
+
+
 def test_every_answer_is_a_multiple_of_8_bytes(reference):
     with reference.connect() as peer:
         peer.send(whole_request("/info"))
@@ -244,14 +267,21 @@ def test_abort_request_ends_a_body_that_is_being_read():
         assert output_of(peer.until_end()).endswith(b"b855")
 
 
-def test_abort_request_ends_an_answer_that_is_being_sent(misbehaving):
+@pytest.mark.parametrize("keep", [True, False])
+def test_abort_request_ends_an_answer_that_is_being_sent(misbehaving, keep):
     with misbehaving.connect() as peer:
-        peer.send(whole_request("/endless", keep=True))
+        peer.send(whole_request("/endless", keep=keep))
         assert peer.next().type == records.STDOUT
+        peer.send(records.encode_record(records.GET_VALUES, 0))
         peer.send(records.encode_record(records.ABORT_REQUEST, 1))
-        assert peer.until_end()[-1].content == bytes(8)
-        peer.send(whole_request(keep=True))
-        assert output_of(peer.until_end()).endswith(misbehaving.pid)
+        found = peer.until_end()
+        assert found[-1].content == bytes(8)
+        assert [record.type for record in found].count(records.GET_VALUES_RESULT) == 1
+        if keep:
+            peer.send(whole_request(keep=True))
+            assert output_of(peer.until_end()).endswith(misbehaving.pid)
+        else:
+            assert peer.next() is None
 
 
 def test_abort_request_that_comes_with_the_request_ends_it(reference):
@@ -416,6 +446,28 @@ def test_sigterm_answers_what_waits_in_the_listen_queue():
             assert output_of(peer.until_end()).endswith(b"slept")
             peer.socket.close()
         assert worker.wait() == 0
+
+
+def test_sigterm_waits_for_the_request_of_a_connection_that_is_open():
+    with Worker("fixtureapps.plain:sleep") as worker, worker.connect() as busy:
+        busy.send(whole_request("/?0.5"))
+        worker.wait_for_log("sleeping")
+        with worker.connect() as waiting, worker.connect() as partial:
+            partial.send(whole_request("/?0")[:100])
+            worker.send_signal(signal.SIGTERM)
+            busy.until_end()
+            waiting.send(whole_request("/?0"))
+            partial.send(whole_request("/?0")[100:])
+            for peer in (waiting, partial):
+                assert output_of(peer.until_end()).endswith(b"slept")
+        assert worker.wait() == 0
+
+
+def test_sigterm_does_not_wait_for_ever_for_a_silent_connection():
+    with Worker("fixtureapps.plain:hello") as worker, worker.connect() as silent:
+        worker.get()
+        assert worker.end() == 0
+        assert silent.next() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

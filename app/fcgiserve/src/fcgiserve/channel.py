@@ -170,6 +170,8 @@ class Channel:
     exchange: Optional[Exchange] = None
     #: Why the request need not be answered, if so.
     aborted = ""
+    #: Whether nothing has come since the last request was answered.
+    idle = False
     #: Why the connection cannot go on, if so.
     failure = ""
     _eof = False  # the web server will send no more
@@ -189,6 +191,7 @@ class Channel:
         except OSError:  # whatever it was, nothing more will come
             data = b""
         connection = self.connection
+        self.idle = False
         if data:
             events = connection.receive_data(data)
         else:
@@ -292,6 +295,7 @@ class Channel:
     def end_request(self, data: bytes, app_status: int) -> None:
         """Send the end of the answer; the connection is then idle, or to be closed."""
         self.exchange = None
+        self.idle = True
         self.transmit(data + self.connection.end_request(app_status))
 
     @property

@@ -15,6 +15,7 @@ answers the request. Theory of operation:
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple, Optional, Union
 
 from . import records
@@ -68,9 +69,14 @@ class ProtocolFailed(NamedTuple):
 Event = Union[RequestReceived, InputReceived, RequestAborted, Reply, ProtocolFailed]
 
 
-_PLAIN_BEGIN = records.encode_begin_request(1, records.RESPONDER)
+# A request without a body as mod_fcgid sends it: these bytes, the lengths of content and padding
+# in the header of the only PARAMS record, a reserved byte, content, padding, these bytes.
+_PLAIN_BEGIN = records.encode_begin_request(1, records.RESPONDER) + bytes(
+    (records.VERSION, records.PARAMS, 0, 1)
+)
+_LENGTHS = struct.Struct(">HB")
+_PLAIN_START = len(_PLAIN_BEGIN) + 4
 _PLAIN_END = records.encode_record(records.PARAMS, 1) + records.encode_record(records.STDIN, 1)
-_PLAIN_SIZE = len(_PLAIN_BEGIN) + 8 + len(_PLAIN_END)
 _END_OF_STDIN = InputReceived(records.STDIN, b"")
 
 
@@ -81,15 +87,12 @@ def _plain_params(data: bytes) -> Optional[bytes]:
     mod_fcgid sends for a GET. Of anything else the general way finds out what it is; that both
     find the same is a property test.
     """
-    if not (data.endswith(_PLAIN_END) and data.startswith(_PLAIN_BEGIN)):
+    if not (data.startswith(_PLAIN_BEGIN) and data.endswith(_PLAIN_END)):
         return None
-    start = len(_PLAIN_BEGIN)
-    version, kind, request_id, length, padding = records.HEADER.unpack_from(data, start)
-    if (version, kind, request_id) != (1, records.PARAMS, 1) or not length:
+    length, padding = _LENGTHS.unpack_from(data, len(_PLAIN_BEGIN))
+    if not length or len(data) != _PLAIN_START + length + padding + len(_PLAIN_END):
         return None
-    if len(data) != _PLAIN_SIZE + length + padding:
-        return None
-    return data[start + 8 : start + 8 + length]
+    return data[_PLAIN_START : _PLAIN_START + length]
 
 
 class Connection:

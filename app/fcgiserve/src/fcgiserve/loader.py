@@ -40,7 +40,9 @@ def import_application(name: str) -> Application:
     if not callable(found):
         raise ImportFailed(f"cannot import {name}: it is a {type(found).__name__}, not callable")
     if _is_asgi(found):
-        return _adapt_asgi(name, found)
+        from .asgi import adapt
+
+        return adapt(name, found)
     application: Application = found
     return application
 
@@ -72,13 +74,3 @@ def _is_asgi(application: Callable[..., object]) -> bool:
         getattr(application, "__call__", None)  # noqa: B004
     )
 
-
-def _adapt_asgi(name: str, application: Any) -> Application:
-    try:
-        from a2wsgi import ASGIMiddleware
-    except ImportError as error:
-        raise ImportFailed(
-            f"{name} is an ASGI application: install fcgiserve[asgi] to serve it"
-        ) from error
-    adapted: Application = ASGIMiddleware(application)
-    return adapted

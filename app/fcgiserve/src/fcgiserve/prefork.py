@@ -7,6 +7,7 @@ can arrive at the wrong moment. A worker notices that the parent is gone by the 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -104,6 +105,7 @@ class Parent:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
+            atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

@@ -34,6 +34,10 @@ IDLE_CONNECTIONS = 256
 # Connections that are still answered when the worker is told to end: what a listen queue holds.
 DRAINED_CONNECTIONS = 1024
 
+# How long a worker that is told to end waits for a request on a connection that is open, in
+# milliseconds: the web server has connected but may not have written yet.
+DRAIN_PATIENCE = 1000
+
 _STREAM = int(socket.SOCK_STREAM)
 _PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -137,23 +141,28 @@ class Worker:
         poll = self._poll.poll
         while not self._stopping:
             for descriptor, _ in poll():
-                if descriptor == self._listening or descriptor in self._waiting:
-                    self._serve(descriptor, gateway)
-                elif descriptor == self._wake:
+                if descriptor == self._wake:
                     os.read(self._wake, 4096)
                 elif descriptor == self._parent:
                     self._stopping = True
-        if self._recycled and self._parent is not None:
-            return  # the others, and the successor, share the listen queue
+                else:
+                    self._serve(descriptor, gateway)
+        self._drain(gateway)
+
+    def _drain(self, gateway: Gateway) -> None:
+        """Answer what has come already, and wait a little for requests that are on their way."""
+        self._poll.unregister(self._wake)
+        if self._parent is not None:
+            self._poll.unregister(self._parent)
+            if self._recycled:
+                # The other workers, and the successor, share the listen queue.
+                self._poll.unregister(self._listening)
         for _ in range(DRAINED_CONNECTIONS):
-            ready = [
-                descriptor
-                for descriptor, _ in poll(0)
-                if descriptor == self._listening or descriptor in self._waiting
-            ]
+            expected = any(not channel.idle for channel in self._waiting.values())
+            ready = self._poll.poll(DRAIN_PATIENCE if expected else 0)
             if not ready:
                 break
-            for descriptor in ready:
+            for descriptor, _ in ready:
                 self._serve(descriptor, gateway)
 
     def _accept(self) -> Optional[Channel]:
@@ -183,9 +192,11 @@ class Worker:
             if accepted is None:
                 return
             channel = accepted
-        else:
+        elif descriptor in self._waiting:
             self._poll.unregister(descriptor)
             channel = self._waiting.pop(descriptor)
+        else:
+            return  # closed meanwhile
         try:
             channel.look()
             while (exchange := channel.exchange) is not None:

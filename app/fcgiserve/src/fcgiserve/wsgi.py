@@ -55,16 +55,6 @@ _NOT_FOR_APPLICATIONS = frozenset(
 )
 
 
-class Errors(Protocol):
-    """What `wsgi.errors` must have."""
-
-    def write(self, text: str, /) -> int:
-        """Append text."""
-
-    def flush(self) -> None:
-        """Send what was appended."""
-
-
 class Exchange(Protocol):
     """What the gateway needs of a request; FastCGI and CGI each have one."""
 

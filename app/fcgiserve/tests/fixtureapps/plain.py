@@ -30,6 +30,15 @@ def digest(environ, start_response):
     return [f"{length} {sha256.hexdigest()}".encode()]
 
 
+def logs(environ, start_response):
+    start_response("200 OK", [])
+    yield b"one"
+    environ["wsgi.errors"].write("two")
+    yield b"three"
+    environ["wsgi.errors"].write("four")
+    environ["wsgi.errors"].flush()
+
+
 def sleep(environ, start_response):
     """Says in the log that it began, so that a test need not guess."""
     os.write(2, b"sleeping\n")
