@@ -75,6 +75,18 @@ def test_sigterm_finishes_the_requests_in_flight(path):
         assert program.wait() == 0
 
 
+def test_a_second_sigint_does_not_wait_for_the_requests_in_flight(path):
+    with Program("fixtureapps.plain:sleep", "--bind", f"unix:{path}") as program:
+        wait_until(lambda: os.path.exists(path))
+        with Conversation(path) as peer:
+            peer.send(whole_request("/?3600"))
+            program.wait_for_log("sleeping")
+            program.send_signal(signal.SIGINT)
+            wait_until(lambda: not os.path.exists(path))
+            assert program.end(signal.SIGINT) == 0
+            assert peer.next() is None
+
+
 def test_a_worker_that_dies_is_replaced(path):
     with Program("fixtureapps.plain:pid", "--bind", f"unix:{path}") as program:
         started(program, path)

@@ -478,6 +478,15 @@ def test_sigterm_ends_a_worker_that_waits_for_a_connection(number):
         assert worker.log == ""
 
 
+def test_sigterm_ends_a_worker_that_was_started_with_it_blocked():
+    def block():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    with Worker("fixtureapps.plain:hello", preexec_fn=block) as worker:
+        worker.get()
+        assert worker.end() == 0
+
+
 def test_sigterm_closes_idle_kept_connections():
     with Worker("fixtureapps.plain:hello") as worker, worker.connect() as peer:
         peer.send(whole_request(keep=True))

@@ -8,6 +8,7 @@ can arrive at the wrong moment. A worker notices that the parent is gone by the 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import socket
@@ -16,18 +17,10 @@ import time
 from typing import Optional
 
 from .log import log
-from .server import Settings, run_worker
+from .server import SIGNALS, Settings, run_worker
 
 # A worker that failed within this time, in seconds, is replaced only after as long a pause.
 SHORT_LIFE = 1.0
-
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGCHLD,
-)
 
 
 def run_parent(listener: socket.socket, settings: Settings, path: Optional[str] = None) -> int:
@@ -38,7 +31,8 @@ def run_parent(listener: socket.socket, settings: Settings, path: Optional[str] 
     parent = Parent(listener, settings)
     parent.run()
     if path is not None:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
     parent.stop()
     return 0
 
@@ -53,13 +47,13 @@ class Parent:
         self._leaving: set[int] = set()
         self._not_before = 0.0
         self._alive = os.pipe()
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def run(self) -> None:
         """Start and replace workers until told to end."""
         while True:
             wait = self._fill()
-            info = signal.sigtimedwait(_SIGNALS, wait)
+            info = signal.sigtimedwait(SIGNALS, wait)
             number = 0 if info is None else info.si_signo
             if number in (signal.SIGTERM, signal.SIGINT):
                 return
@@ -73,11 +67,15 @@ class Parent:
             self._reap()
 
     def stop(self) -> None:
-        """End all workers after the requests that they are at, and wait for them."""
-        workers = [*self._started, *self._leaving]
-        _send(signal.SIGTERM, workers)
-        for process in workers:
-            os.waitpid(process, 0)
+        """End all workers after the requests that they are at, and wait for them.
+
+        A person who does not want to wait sends SIGINT again.
+        """
+        _send(signal.SIGTERM, [*self._started, *self._leaving])
+        while self._started or self._leaving:
+            if signal.sigwaitinfo(SIGNALS).si_signo == signal.SIGINT:
+                _send(signal.SIGKILL, [*self._started, *self._leaving])
+            self._reap()
         for descriptor in self._alive:
             os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -100,7 +98,6 @@ class Parent:
         status = 1
         try:
             os.close(self._alive[1])
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             status = run_worker(self._listener, self._settings, self._alive[0])
         except BaseException:
             sys.excepthook(*sys.exc_info())

@@ -38,6 +38,16 @@ DRAINED_CONNECTIONS = 1024
 # milliseconds: the web server has connected but may not have written yet.
 DRAIN_PATIENCE = 1000
 
+# The signals that matter to a worker or to the parent of several.
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+)
+
 _STREAM = int(socket.SOCK_STREAM)
 _PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -124,6 +134,8 @@ class Worker:
             # all threads, then let the signal end the process.
             faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
             self._cleanup.callback(faulthandler.unregister, signal.SIGALRM)
+        # Whoever started this process may have left them blocked; `prefork` does, until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
