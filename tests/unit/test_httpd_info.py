@@ -96,6 +96,7 @@ def test_a_port_that_httpd_itself_holds_is_not_taken(info: Any, tmp_path: Path) 
         assert listener.getsockname()[1] not in [found["port"] for found in info()["listeners"]]
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")
 def test_a_port_on_ipv6_counts_too(info: Any) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         port = listener.getsockname()[1]

@@ -317,8 +317,7 @@ def test_a_plain_request_means_the_same_at_a_glance_and_record_by_record(pairs, 
     content = encode_pairs(pairs.items())
     header = records.HEADER.pack(1, records.PARAMS, 1, len(content), padding)
     data = (
-        begin() + header + content + bytes(padding)
-        + stream(records.PARAMS) + stream(records.STDIN)
+        begin() + header + content + bytes(padding) + stream(records.PARAMS) + stream(records.STDIN)
     )
     for request in (data, data + tail, data[: -len(tail) or None]):
         assert events_of(request) == events_of(request, [1])

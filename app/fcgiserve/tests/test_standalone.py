@@ -18,6 +18,11 @@ def path(tmp_path):
     return str(tmp_path / "socket")
 
 
+def ipv6():
+    addresses = Path("/proc/net/if_inet6")
+    return addresses.exists() and addresses.read_text() != ""
+
+
 def started(program, address):
     wait_until(lambda: answers(address), lambda: program.log)
 
@@ -55,6 +60,7 @@ def test_tcp_is_served_too():
         assert program.end() == 0
 
 
+@pytest.mark.skipif(not ipv6(), reason="this host has no IPv6")
 def test_ipv6_is_served_too():
     port = free_port()
     with Program("fixtureapps.plain:hello", "--bind", f"tcp:[::1]:{port}") as program:
@@ -242,9 +248,10 @@ def test_the_socket_that_systemd_passes_is_served(path):
 
 
 def test_several_sockets_from_systemd_are_an_error_that_says_so(path):
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(
-        ("127.0.0.1", 0)
-    ) as two:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
         process = activate("fixtureapps.plain:hello", one, two)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1

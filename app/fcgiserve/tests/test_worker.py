@@ -601,9 +601,7 @@ def test_web_server_addrs_says_who_may_connect(allowed, answered):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
         environment = {"FCGI_WEB_SERVER_ADDRS": allowed}
-        program = Program(
-            "fixtureapps.plain:hello", stdin=listener, environment=environment
-        )
+        program = Program("fixtureapps.plain:hello", stdin=listener, environment=environment)
     with program as worker:
         if answered:
             assert ask(address).status == 200

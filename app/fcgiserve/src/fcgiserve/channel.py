@@ -31,7 +31,7 @@ from .streams import ErrorStream, InputStream
 RECEIVE_SIZE = 65536
 
 
-class forks:  # noqa: N801
+class forks:
     """What this process knows about processes that the application forked off.
 
     Such a child that returns into the server must not answer as well; and while one lives, it

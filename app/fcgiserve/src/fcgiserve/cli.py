@@ -31,19 +31,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--bind", metavar="ADDRESS", help="unix:/path or tcp:127.0.0.1:9000")
     parser.add_argument("--workers", type=_at_least(1, int), default=1, metavar="N")
     parser.add_argument(
-        "--script-name", metavar="PATH",
+        "--script-name",
+        metavar="PATH",
         help="where the application is mounted ('' for /), if the web server does not say",
     )
     parser.add_argument(
-        "--max-requests", type=_at_least(0, int), default=0, metavar="N",
+        "--max-requests",
+        type=_at_least(0, int),
+        default=0,
+        metavar="N",
         help="end a worker after N requests",
     )
     parser.add_argument(
-        "--max-rss", type=_at_least(0, int), default=0, metavar="MIB",
+        "--max-rss",
+        type=_at_least(0, int),
+        default=0,
+        metavar="MIB",
         help="end a worker, between requests, that has more resident memory",
     )
     parser.add_argument(
-        "--request-timeout", type=_at_least(0, float), default=0.0, metavar="SECONDS",
+        "--request-timeout",
+        type=_at_least(0, float),
+        default=0.0,
+        metavar="SECONDS",
         help="end a worker, with a traceback, that takes longer for a request",
     )
     parser.add_argument(

@@ -194,7 +194,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("-d", "--data", help="the body; @FILE takes it from a file")
     parser.add_argument(
-        "-p", "--param", action="append", default=[], metavar="NAME=VALUE",
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="set a variable such as SCRIPT_NAME=/app.fcgi; repeatable",
     )
     parser.add_argument("-i", "--include", action="store_true", help="print the headers too")
@@ -209,8 +213,10 @@ def main(argv: Sequence[str]) -> int:
         params = request_params(
             options.path,
             method=options.method or ("GET" if body is None else "POST"),
-            headers=[(name, value.strip()) for name, _, value in
-                     (header.partition(":") for header in options.header)],
+            headers=[
+                (name, value.strip())
+                for name, _, value in (header.partition(":") for header in options.header)
+            ],
             body=body,
         )
         for pair in options.param:

@@ -73,4 +73,3 @@ def _is_asgi(application: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(
         getattr(application, "__call__", None)  # noqa: B004
     )
-

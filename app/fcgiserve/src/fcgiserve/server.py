@@ -68,9 +68,7 @@ class Settings(NamedTuple):
     request_timeout: float = 0.0
 
 
-def run_worker(
-    listener: socket.socket, settings: Settings, parent: Optional[int] = None
-) -> int:
+def run_worker(listener: socket.socket, settings: Settings, parent: Optional[int] = None) -> int:
     """Import the application, then answer requests until told to end; return the exit status.
 
     At end of file on the descriptor `parent` the worker ends as at SIGTERM. Needs the main

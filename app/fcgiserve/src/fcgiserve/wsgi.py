@@ -29,9 +29,7 @@ from .log import write_line
 from .streams import IncompleteBody, InputStream
 
 Environ = dict[str, Any]
-ExcInfo = Union[
-    tuple[type[BaseException], BaseException, TracebackType], tuple[None, None, None]
-]
+ExcInfo = Union[tuple[type[BaseException], BaseException, TracebackType], tuple[None, None, None]]
 #: A WSGI application. `start_response` has more than one signature, hence the loose type.
 Application = Callable[..., Iterable[bytes]]
 

@@ -77,13 +77,13 @@ def info_page(facts: dict[str, Any]) -> str:
     for name, value in facts.items():
         if isinstance(value, dict):
             rows = "".join(
-                f"<tr><th scope=\"row\">{escape(str(key))}</th><td>{escape(str(item))}</td></tr>\n"
+                f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(str(item))}</td></tr>\n'
                 for key, item in value.items()
             )
             tables += f"<h2>{escape(name)}</h2>\n<table>{rows}</table>\n"
         else:
-            cards += f"<div class=\"card\"><b>{escape(name)}</b>{escape(str(value))}</div>\n"
-    main = f"<div class=\"cards\">{cards}</div>\n{tables}"
+            cards += f'<div class="card"><b>{escape(name)}</b>{escape(str(value))}</div>\n'
+    main = f'<div class="cards">{cards}</div>\n{tables}'
     return _FRAME.format(title="FastCGI worker", main=main)
 
 
