@@ -15,7 +15,7 @@ deploy: .venv/ready
 	@$(MAKE) --no-print-directory verify
 
 verify: .venv/ready
-	pytest -m 'not disruptive' tests/host --hosts ansible://web --ansible-inventory $(INVENTORY)
+	pytest -m 'not molecule' tests/host --hosts ansible://web --ansible-inventory $(INVENTORY)
 
 down: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/down.yml

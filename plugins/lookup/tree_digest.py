@@ -10,8 +10,8 @@ short_description: One digest of the content of files and directories on the con
 description:
   - SHA-256 over the relative names, the executable bits and the contents of all files below the
     given paths. The same content gives the same digest, whatever the dates and wherever it lies.
-  - Hidden entries and what Python tools leave behind (C(__pycache__), C(build), C(dist),
-    C(*.egg-info)) do not count.
+  - Hidden entries and what Python tools leave behind (C(__pycache__), C(*.egg-info), and C(build)
+    and C(dist) at the top) do not count.
 version_added: 0.1.0
 author:
   - fcgid.stack maintainers (@fcgid)
@@ -41,19 +41,18 @@ from pathlib import Path
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-LEFTOVERS = {"__pycache__", "build", "dist"}
-
 
 def counts(name: str) -> bool:
     """Whether a file or directory of this name belongs to the source."""
-    return not (name.startswith(".") or name in LEFTOVERS or name.endswith(".egg-info"))
+    return not (name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info"))
 
 
 def files_below(top: Path) -> list[Path]:
     """The files below the directory `top`, or `top` itself when it is a file, in a fixed order."""
     found = [top] if top.is_file() else []
     for directory, names, files in os.walk(top):
-        names[:] = filter(counts, names)
+        left_behind = {"build", "dist"} if Path(directory) == top else set()
+        names[:] = filter(counts, set(names) - left_behind)
         found.extend(Path(directory, file) for file in filter(counts, files))
     return sorted(found)
 
@@ -75,4 +74,7 @@ class LookupModule(LookupBase):
         for top in tops:
             if not top.exists():
                 raise AnsibleLookupError(f"{top} does not exist on the controller.")
-        return [tree_digest(tops)]
+        try:
+            return [tree_digest(tops)]
+        except OSError as error:
+            raise AnsibleLookupError(f"A source cannot be read: {error}") from error

@@ -17,6 +17,7 @@ description:
   - Compares the files in I(path) with I(files). When they differ, writes a new version beside it,
     runs I(validate) on that, and only then makes I(path) a symbolic link to the new version. A
     version that is not valid is kept as C(rejected) for a look, and nothing live changes.
+  - The versions are kept in I(path) with C(.versions) appended, the last five of them.
 version_added: 0.1.0
 options:
   path:
@@ -27,13 +28,6 @@ options:
     description: The whole content of the tree, file names to text.
     type: dict
     required: true
-  versions:
-    description: Where the versions are kept. Defaults to I(path) with C(.versions) appended.
-    type: path
-  keep:
-    description: How many versions to keep, the live one included.
-    type: int
-    default: 5
   validate:
     description: Command that tests a tree; C(%s) stands for the directory.
     type: str
@@ -70,6 +64,7 @@ version:
 import os
 import shlex
 import shutil
+import stat
 from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
@@ -77,14 +72,21 @@ from ansible.module_utils.basic import AnsibleModule
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 REJECTED = "rejected"
+KEPT = 5
 
 
 def read_tree(path: str) -> dict[str, tuple[str, int]]:
-    """Content and mode of every file in the directory `path`; empty when there is none."""
+    """Content and mode of every entry of the directory `path`; empty when there is none.
+
+    What is no file, and no part of a tree, has the mode of its type: it counts as a difference.
+    """
     tree = {}
     for entry in os.scandir(path) if os.path.isdir(path) else ():
-        with open(entry.path, errors="surrogateescape", newline="") as file:
-            tree[entry.name] = (file.read(), entry.stat().st_mode & 0o7777)
+        content = ""
+        if entry.is_file(follow_symlinks=False):
+            with open(entry.path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                content = file.read()
+        tree[entry.name] = (content, entry.stat(follow_symlinks=False).st_mode & ~stat.S_IFREG)
     return tree
 
 
@@ -94,7 +96,7 @@ def write_tree(path: str, files: dict[str, str]) -> None:
     os.makedirs(path)
     os.chmod(path, DIRECTORY_MODE)
     for name, content in files.items():
-        with open(os.path.join(path, name), "x", newline="") as file:
+        with open(os.path.join(path, name), "x", encoding="utf-8", newline="") as file:
             file.write(content)
             os.fchmod(file.fileno(), FILE_MODE)
             file.flush()
@@ -110,10 +112,10 @@ def switch(path: str, version: str) -> None:
     os.replace(link, path)
 
 
-def prune(versions: str, keep: int, live: str) -> None:
+def prune(versions: str, live: str) -> None:
     """Delete the oldest versions, but never the live one: names sort by age."""
     old = sorted(set(os.listdir(versions)) - {REJECTED, live}, reverse=True)
-    for name in old[max(keep - 1, 0) :]:
+    for name in old[KEPT - 1 :]:
         shutil.rmtree(os.path.join(versions, name))
 
 
@@ -136,19 +138,17 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "files": {"type": "dict", "required": True},
-            "versions": {"type": "path"},
-            "keep": {"type": "int", "default": 5},
             "validate": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
     path = module.params["path"].rstrip("/")
     files = module.params["files"]
-    versions = module.params["versions"] or path + ".versions"
+    versions = path + ".versions"
 
-    if os.path.lexists(path) and not os.path.islink(path):
+    if os.path.lexists(path) and os.path.dirname(os.path.realpath(path)) != versions:
         module.fail_json(
-            msg=f"{path} is not a link to a version of the configuration: something else put it "
+            msg=f"{path} is not a link to one of {versions}: something else put it "
             f"there. Move it away (mv {path} {path}.orig) and run again."
         )
     live = read_tree(path)
@@ -173,7 +173,7 @@ def main() -> None:
     version = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
     os.rename(rejected, os.path.join(versions, version))
     switch(path, os.path.join(versions, version))
-    prune(versions, module.params["keep"], version)
+    prune(versions, version)
     module.exit_json(changed=True, version=version, diff=diff)
 
 

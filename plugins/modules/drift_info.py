@@ -14,10 +14,10 @@ description:
 version_added: 0.1.0
 options:
   expected:
-    description: The paths. Each must exist, and be what else is said of it.
+    description: Paths that must exist, and be what else is said of them.
     type: list
     elements: dict
-    required: true
+    default: []
     suboptions:
       path:
         description: The path. A link is not followed.
@@ -32,6 +32,11 @@ options:
       target:
         description: The target of the link.
         type: path
+  present:
+    description: Paths that must exist.
+    type: list
+    elements: path
+    default: []
 author:
   - fcgid.stack maintainers (@fcgid)
 attributes:
@@ -69,7 +74,9 @@ def is_file(path: str, content: str) -> bool:
         return file.read() == content.encode()
 
 
-def differs(path: str, content: str | None, mode: str | None, target: str | None) -> bool:
+def differs(
+    path: str, content: str | None = None, mode: str | None = None, target: str | None = None
+) -> bool:
     """Whether the path is missing, or not what is said of it."""
     try:
         status = os.lstat(path)
@@ -88,7 +95,7 @@ def main() -> None:
             "expected": {
                 "type": "list",
                 "elements": "dict",
-                "required": True,
+                "default": [],
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
@@ -96,14 +103,13 @@ def main() -> None:
                     "target": {"type": "path"},
                 },
             },
+            "present": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
-    entries = module.params["expected"]
-    module.exit_json(
-        changed=False,
-        differing=[entry["path"] for entry in entries if differs(**entry)],
-    )
+    missing = [path for path in module.params["present"] if differs(path)]
+    changed = [entry["path"] for entry in module.params["expected"] if differs(**entry)]
+    module.exit_json(changed=False, differing=missing + changed)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ options:
     type: list
     elements: str
     default: []
+  unit:
+    description: The systemd unit of the distribution's own httpd.
+    type: str
+    required: true
 author:
   - fcgid.stack maintainers (@fcgid)
 attributes:
@@ -58,6 +62,7 @@ EXAMPLES = """
     module: /usr/lib/httpd/modules/mod_fcgid.so
     record: /var/lib/mod_fcgid/build.json
     packages: [apache2-bin]
+    unit: apache2.service
   register: httpd
 """
 
@@ -102,6 +107,10 @@ listeners:
   elements: dict
   returned: always
   sample: [{"port": 80, "pid": 4711, "program": "nginx"}]
+unit_waits:
+  description: That unit does not run, but would at the next boot.
+  type: bool
+  returned: always
 packages_missing:
   description: Those of the given packages that are not installed.
   type: list
@@ -119,15 +128,19 @@ from ansible.module_utils.basic import AnsibleModule
 TCP_LISTEN = "0A"  # include/net/tcp_states.h
 
 
-def running(pid_file: str) -> int:
-    """The process id in the PidFile, if that process is alive; otherwise 0."""
+def program(pid: int) -> str:
+    """The file that process `pid` executes, or did before it was replaced (proc(5))."""
+    return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+
+
+def running(pid_file: str, binary: str) -> int:
+    """The process id in the PidFile, if that process runs httpd; otherwise 0."""
     try:
         with open(pid_file) as file:
             pid = int(file.read())
-        os.kill(pid, 0)
+        return pid if program(pid) == os.path.realpath(binary) else 0
     except (OSError, ValueError):
         return 0
-    return pid
 
 
 def stale_binary(pid: int, module: str) -> bool:
@@ -138,11 +151,7 @@ def stale_binary(pid: int, module: str) -> bool:
     with open(f"/proc/{pid}/maps") as maps:
         in_use = {line.split(None, 5)[5].strip() for line in maps if "/" in line}
     in_use.add(os.readlink(f"/proc/{pid}/exe"))
-    program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).split(" ")[0]
-    return any(
-        path.endswith((f"/{program} (deleted)", f"/{os.path.basename(module)} (deleted)"))
-        for path in in_use
-    )
+    return not in_use.isdisjoint({f"{program(pid)} (deleted)", f"{module} (deleted)"})
 
 
 def listening_sockets() -> dict[str, int]:
@@ -176,7 +185,7 @@ def holders(inodes: set[str]) -> dict[str, set[int]]:
     return found
 
 
-def program(pid: int) -> str:
+def name(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm") as comm:
             return comm.read().strip()
@@ -193,7 +202,7 @@ def listeners(httpd: int) -> list[dict[str, object]]:
         for inode, port in sockets.items()
         if httpd not in held[inode]
     }
-    return [{**found[port], "program": program(found[port]["pid"])} for port in sorted(found)]
+    return [{**found[port], "program": name(found[port]["pid"])} for port in sorted(found)]
 
 
 def owner(path: str) -> str:
@@ -216,6 +225,17 @@ def read_record(path: str) -> dict[str, object]:
     return record if isinstance(record, dict) else {}
 
 
+def unit_waits(module: AnsibleModule) -> bool:
+    """Whether the unit is enabled but does not run."""
+    if not module.get_bin_path("systemctl"):
+        return False
+    enabled, active = (
+        module.run_command(["systemctl", verb, "--quiet", module.params["unit"]])[0] == 0
+        for verb in ("is-enabled", "is-active")
+    )
+    return enabled and not active
+
+
 def installed_packages(module: AnsibleModule) -> set[str]:
     """Those of the packages asked for that dpkg knows as installed."""
     packages = module.params["packages"]
@@ -234,6 +254,7 @@ def main() -> None:
             "module": {"type": "path", "required": True},
             "record": {"type": "path", "required": True},
             "ipc_dir": {"type": "path", "default": "/run/fcgidsock"},
+            "unit": {"type": "str", "required": True},
             "packages": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -245,7 +266,7 @@ def main() -> None:
         about = module.run_command([options["binary"], "-f", "/dev/null", "-V"])[1]
     version = re.search(r"Apache/(\S+)", about)
     magic = re.search(r"Magic Number: (\S+)", about)
-    pid = running(options["pid_file"])
+    pid = running(options["pid_file"], options["binary"])
     built = os.path.exists(options["module"])
     module.exit_json(
         changed=False,
@@ -260,6 +281,7 @@ def main() -> None:
         record=read_record(options["record"]),
         ipc_dir_owner=owner(options["ipc_dir"]),
         listeners=listeners(pid),
+        unit_waits=unit_waits(module),
         packages_missing=sorted(set(options["packages"]) - installed_packages(module)),
     )
 

@@ -1,6 +1,6 @@
 """What the checks share: the deployment as it is seen from outside, and the table at the end.
 
-The checks run against any inventory: `make verify INVENTORY=...`. Those marked `disruptive` kill
+The checks run against any inventory: `make verify INVENTORY=...`. Those marked `molecule` kill
 workers and restart hosts, so they run only where molecule made the host.
 """
 
@@ -53,6 +53,7 @@ class Worker:
     parent: int
     user: str
     program: str
+    command_line: str
     inode: int
     socket: str
 
@@ -111,8 +112,11 @@ class Deployment:
                     found[int(fields[6])] = fields[7]
         return found
 
-    def workers(self, program: str | None = None) -> list[Worker]:
-        """The processes whose descriptor 0 is one of those sockets, inode to inode."""
+    def workers(self, script: str = "") -> list[Worker]:
+        """The processes whose descriptor 0 is one of those sockets, inode to inode.
+
+        With `script`, such as localhostfcgi/app.fcgi, only those of this application.
+        """
         sockets = self.sockets()
         links = self.as_user(
             "find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/fd/0' "
@@ -128,13 +132,14 @@ class Deployment:
                 process.ppid,
                 process.user,
                 process.comm,
+                process.args,
                 standing_on[process.pid],
                 sockets[standing_on[process.pid]],
             )
             for process in self.host.process.filter()
             if standing_on.get(process.pid) in sockets
         ]
-        return [worker for worker in found if program in (None, worker.program)]
+        return [worker for worker in found if f"{HTDOCS}/{script}" in worker.command_line]
 
     def requests_answered(self) -> dict[int, int]:
         """Requests answered by each worker, by its pid, as mod_status tells it."""
@@ -194,10 +199,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what is deployed and where it answers."""
     for deployment in seen.values():
+        if not deployment.host.file(PID_FILE).exists:
+            continue
         answered = deployment.requests_answered()
         rows = [("vhost", "application", "listening socket", "worker", "requests answered")]
         for (vhost, script), url in deployment.scripts.items():
-            for worker in sorted(deployment.workers(script), key=lambda worker: worker.pid):
+            for worker in sorted(deployment.workers(f"{vhost}/{script}"), key=lambda one: one.pid):
                 count = str(answered.get(worker.pid, 0))
                 rows.append((vhost, f"{script} at {url}", worker.socket, str(worker.pid), count))
         widths = [max(map(len, column)) for column in zip(*rows)]

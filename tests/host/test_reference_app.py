@@ -11,6 +11,7 @@ import pytest
 from conftest import DEFAULTS, Deployment, Response, eventually
 
 GREETING = re.compile(rb"Hello world!<br>\r\nRequest number (\d+)\.")
+VHOST = "localhostfcgi"
 PYTHON, C = "/app.fcgi", "/x.fcgi"
 UPLOAD = "/var/tmp/fcgid-stack-upload"
 
@@ -47,11 +48,11 @@ def test_the_application_greets(deployment: Deployment, path: str) -> None:
 def test_a_worker_answers_consecutive_requests_and_its_counter_rises(
     deployment: Deployment, path: str
 ) -> None:
-    before = {worker.pid for worker in deployment.workers(path[1:])}
+    before = {worker.pid for worker in deployment.workers(VHOST + path)}
     answered = deployment.requests_answered()
     numbers = [number(deployment.get(path)) for _ in range(3)]
     after = deployment.requests_answered()
-    assert before and before == {worker.pid for worker in deployment.workers(path[1:])}
+    assert before and before == {worker.pid for worker in deployment.workers(VHOST + path)}
     assert sum(after[pid] - answered[pid] for pid in before) == 3
     if len(before) == 1:
         assert numbers == list(range(numbers[0], numbers[0] + 3))
@@ -121,7 +122,7 @@ def test_the_public_url_answers_this_machine(deployment: Deployment) -> None:
         assert GREETING.fullmatch(response.read())
 
 
-@pytest.mark.disruptive
+@pytest.mark.molecule
 def test_concurrent_requests_raise_the_number_of_workers_to_the_maximum_and_no_further(
     deployment: Deployment,
 ) -> None:
@@ -130,18 +131,18 @@ def test_concurrent_requests_raise_the_number_of_workers_to_the_maximum_and_no_f
     with ThreadPoolExecutor(2 * most) as pool:
         slow = [pool.submit(deployment.get, "/sleep?ms=4000") for _ in range(2 * most)]
         while not all(request.done() for request in slow):
-            seen.append(len(deployment.workers("app.fcgi")))
+            seen.append(len(deployment.workers(VHOST + PYTHON)))
     assert [request.result().status for request in slow] == [200] * 2 * most
     assert max(seen) == most
 
 
-@pytest.mark.disruptive
+@pytest.mark.molecule
 @pytest.mark.parametrize("path", [PYTHON, C])
 def test_killed_workers_are_replaced(deployment: Deployment, path: str) -> None:
     number(deployment.get(path))
-    killed = {worker.pid for worker in deployment.workers(path[1:])}
+    killed = {worker.pid for worker in deployment.workers(VHOST + path)}
     assert killed
     deployment.host.check_output(f"kill -KILL {' '.join(map(str, killed))}")
     assert eventually(lambda: deployment.get(path).status == 200)
-    replaced = {worker.pid for worker in deployment.workers(path[1:])}
+    replaced = {worker.pid for worker in deployment.workers(VHOST + path)}
     assert replaced and not replaced & killed

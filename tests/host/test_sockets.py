@@ -16,10 +16,9 @@ def test_every_application_listens_on_a_socket_named_after_the_process_manager(
 ) -> None:
     for (vhost, _), url in deployment.scripts.items():
         assert deployment.get(url, vhost=vhost).status < 500
-    workers = deployment.workers()
-    for _, script in deployment.scripts:
-        assert [worker for worker in workers if worker.program == script], f"no worker for {script}"
-    for worker in workers:
+    for vhost, script in deployment.scripts:
+        assert deployment.workers(f"{vhost}/{script}"), f"no worker for {script} of {vhost}"
+    for worker in deployment.workers():
         assert re.fullmatch(rf"{IPC_DIR}/{worker.parent}\.\d+", worker.socket)
 
 
@@ -69,7 +68,7 @@ def test_netstat_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
 def test_httpd_listens_on_its_ports_and_no_other(deployment: Deployment) -> None:
     settings = deployment.settings
     rows = deployment.host.check_output("netstat -l -t -n -p").splitlines()
-    listening = {row.split()[3] for row in rows if f"{deployment.httpd_pid()}/" in row}
+    listening = {row.split()[3] for row in rows if f" {deployment.httpd_pid()}/" in row}
     ports = {int(address.rpartition(":")[2]) for address in listening}
     assert ports == {int(settings["httpd_port"]), int(settings["httpd_status_port"])}
     assert f"127.0.0.1:{settings['httpd_status_port']}" in listening

@@ -110,6 +110,21 @@ def test_five_versions_are_kept_and_the_live_one_is_the_newest(live: Path) -> No
     assert live.resolve() == versions[-1]
 
 
+def test_a_directory_put_into_the_live_tree_does_not_stand_in_the_way(live: Path) -> None:
+    put(live, main="valid 1")
+    (live / "ssl").mkdir()
+    assert put(live, check=True, main="valid 1")["changed"]
+    assert put(live, main="valid 1")["changed"]
+    assert content(live) == {"main.conf": "valid 1"}
+
+
+def test_a_link_of_someone_else_is_left_alone(live: Path) -> None:
+    (live.parent / "elsewhere").mkdir()
+    live.symlink_to("elsewhere")
+    assert "something else put it there" in put(live, main="valid")["msg"]
+    assert live.resolve().name == "elsewhere"
+
+
 def test_a_directory_of_someone_else_is_left_alone(live: Path) -> None:
     live.mkdir()
     (live / "precious.conf").write_text("precious")

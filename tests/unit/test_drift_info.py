@@ -37,6 +37,11 @@ def test_only_what_differs_is_named(file: Path, tmp_path: Path) -> None:
     assert differing({"path": str(file)}, {"path": missing}) == [missing]
 
 
+def test_a_path_that_need_only_be_there_is(file: Path, tmp_path: Path) -> None:
+    present = [str(file), str(tmp_path), str(tmp_path / "missing")]
+    assert run_module("drift_info", present=present)["differing"] == present[2:]
+
+
 @pytest.mark.parametrize("wrong", [{"content": "other"}, {"mode": "0644"}, {"target": "/dev/null"}])
 def test_each_thing_said_of_a_path_counts(file: Path, wrong: dict[str, str]) -> None:
     assert differing({"path": str(file), **wrong}) == [str(file)]

@@ -22,7 +22,8 @@ def info(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def run(**given: Any) -> dict[str, Any]:
         names = ("binary", "module", "record", "pid_file", "config", "ipc_dir")
-        return run_module("httpd_info", **{n: str(tmp_path / n) for n in names} | given)
+        paths = {name: str(tmp_path / name) for name in names}
+        return run_module("httpd_info", **{**paths, "unit": "no-such.service", **given})
 
     return run
 
@@ -30,10 +31,10 @@ def info(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs a program of its own, with its PidFile, as httpd would."""
-    shutil.copy("/bin/sleep", tmp_path / "httpd")
-    with subprocess.Popen([tmp_path / "httpd", "60"]) as process:
+    shutil.copy("/bin/sleep", tmp_path / "binary")
+    with subprocess.Popen([tmp_path / "binary", "60"]) as process:
         (tmp_path / "pid_file").write_text(f"{process.pid}\n")
-        while os.readlink(f"/proc/{process.pid}/exe") != str(tmp_path / "httpd"):
+        while os.readlink(f"/proc/{process.pid}/exe") != str(tmp_path / "binary"):
             time.sleep(0.01)
         yield process
         process.kill()
@@ -51,6 +52,7 @@ def test_a_bare_host_has_nothing(info: Any) -> None:
         "record": {},
         "ipc_dir_owner": "",
         "packages_missing": [],
+        "unit_waits": False,
     } | {name: info()[name] for name in ("invocation", "listeners")}
 
 
@@ -65,10 +67,17 @@ def test_a_pid_file_of_a_process_that_is_gone_counts_for_nothing(info: Any, tmp_
     assert info()["pid"] == 0
 
 
+def test_a_pid_that_another_program_has_by_now_counts_for_nothing(
+    info: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "pid_file").write_text(str(os.getpid()))
+    assert info()["pid"] == 0
+
+
 def test_a_replaced_program_is_stale(info: Any, server: Any, tmp_path: Path) -> None:
     assert not info()["stale_binary"]
     shutil.copy("/bin/sleep", tmp_path / "httpd.new")
-    (tmp_path / "httpd.new").replace(tmp_path / "httpd")
+    (tmp_path / "httpd.new").replace(tmp_path / "binary")
     assert info()["stale_binary"]
 
 
@@ -93,7 +102,9 @@ def test_the_holder_of_a_port_is_named(info: Any) -> None:
 def test_a_port_that_httpd_itself_holds_is_not_taken(info: Any, tmp_path: Path) -> None:
     (tmp_path / "pid_file").write_text(str(os.getpid()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert listener.getsockname()[1] not in [found["port"] for found in info()["listeners"]]
+        found = info(binary=str(Path("/proc/self/exe").resolve()))
+        assert found["pid"] == os.getpid()
+        assert listener.getsockname()[1] not in [entry["port"] for entry in found["listeners"]]
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")

@@ -54,6 +54,19 @@ def test_what_tools_leave_behind_does_not_count(tree: Path, leftover: str) -> No
     assert digest(tree) == before
 
 
+def test_a_bundle_in_a_directory_called_dist_counts(tree: Path) -> None:
+    before = digest(tree)
+    (tree / "package" / "dist").mkdir()
+    (tree / "package" / "dist" / "bundle.js").write_text("bundle")
+    assert digest(tree) != before
+
+
+def test_a_link_that_leads_nowhere_is_named(tree: Path) -> None:
+    (tree / "link").symlink_to("nowhere")
+    with pytest.raises(AnsibleLookupError, match="link"):
+        digest(tree)
+
+
 def test_a_single_file_counts_by_its_content(tree: Path) -> None:
     one = digest(tree / "pyproject.toml")
     (tree / "pyproject.toml").write_text("other")

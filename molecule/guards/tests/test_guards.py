@@ -51,6 +51,7 @@ def traces(host: Host) -> str:
     return host.check_output(
         "dpkg-query --show; getent passwd; ls -d /srv/fcgi /var/lib/mod_fcgid /etc/httpd* "
         "/usr/lib/httpd /usr/local/sbin/httpd /var/www /var/log/httpd 2>&1; "
+        "ls -lR /etc/systemd/system /etc/logrotate.d; "
         "find /etc/httpd/ /var/www /var/lib/mod_fcgid /usr/lib/httpd -type f "
         "-exec sha256sum {} + 2>&1; "
         "systemctl show --property MainPID httpd"
@@ -156,9 +157,24 @@ def test_a_port_that_is_taken_is_refused(host: Host) -> None:
     assert traces(host) == before
 
 
+def test_a_run_that_stops_half_way_is_completed_by_the_next(host: Host) -> None:
+    """On a host whose administrator has stopped the distribution's httpd, but not disabled it."""
+    host.check_output(
+        "printf '[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n' "
+        "> /lib/systemd/system/apache2.service; systemctl daemon-reload; systemctl enable apache2"
+    )
+    message = refusal(httpd_vhosts=[{"name": "localhostfcgi", "config": "NoSuchDirective on"}])
+    assert "The new configuration is not valid" in message
+    run = deploy()
+    assert run.returncode == 0, run.stdout
+    assert host.run("systemctl is-enabled apache2").stdout.strip() == "disabled"
+    assert "changed=0" in deploy().stdout
+
+
 def test_a_good_deploy(host: Host, mirror: tuple[Path, str], tmp_path: Path) -> None:
     """From a mirror that comes after one that does not answer; the cache serves the next run."""
     directory, url = mirror
+    host.check_output("rm /var/lib/mod_fcgid/build.json")
     cached = Path("~/.cache/fcgid.stack").expanduser() / TARBALL
     (directory / TARBALL).write_bytes(cached.read_bytes())
     run = deploy(
@@ -180,6 +196,18 @@ def test_a_vhost_with_a_syntax_error_leaves_the_old_site_answering(host: Host) -
     assert host.check_output("readlink /etc/httpd") == live
 
 
+def test_a_script_is_reached_through_its_mount_only(host: Host) -> None:
+    vhost = {"name": "localhostfcgi", "mounts": [{"url": "/app", "script": "app.fcgi"}]}
+    assert deploy(httpd_vhosts=[vhost]).returncode == 0
+    host.check_output("echo static > /var/www/htdocs/localhostfcgi/public/page.html")
+    status = "curl --silent --output /dev/null --write-out '%{http_code}' http://127.0.0.1"
+    assert host.check_output(f"{status}/app") == "200"
+    assert host.check_output(f"{status}/app.fcgi") == "404"
+    assert host.check_output("curl --silent http://127.0.0.1/page.html") == "static"
+    host.check_output("rm /var/www/htdocs/localhostfcgi/public/page.html")
+    assert deploy().returncode == 0
+
+
 @pytest.mark.usefixtures("serving")
 def test_the_next_good_run_repairs_a_broken_configuration(host: Host) -> None:
     host.check_output("echo NoSuchDirective >> /etc/httpd/vhosts.conf")
@@ -189,12 +217,93 @@ def test_the_next_good_run_repairs_a_broken_configuration(host: Host) -> None:
     host.check_output("httpd -t")
 
 
+def test_a_module_that_is_not_the_built_one_is_built_anew_and_httpd_restarted_once(
+    host: Host,
+) -> None:
+    module = "/usr/lib/httpd/modules/mod_fcgid.so"
+    built = host.file(module).sha256sum
+    host.check_output(
+        f"cp {module} {module}.other; echo >> {module}.other; mv {module}.other {module}"
+    )
+    starts = "journalctl --unit httpd --output cat --grep '^Started httpd' | wc -l"
+    before = int(host.check_output(starts))
+    run = deploy()
+    assert run.returncode == 0, run.stdout
+    assert host.file(module).sha256sum == built
+    assert "(deleted)" not in host.check_output("cat /proc/$(cat /run/httpd/httpd.pid)/maps")
+    assert "changed=0" in deploy().stdout
+    assert int(host.check_output(starts)) == before + 1
+    assert "Hello world!" in host.check_output(SITE)
+
+
+def test_an_interrupted_reload_is_made_up_for_by_the_next_run(host: Host) -> None:
+    """As if the run had been killed between the swap of the tree and the reload."""
+    host.check_output("sleep 1; ln -sfn $(readlink /etc/httpd) /etc/httpd")
+    assert "changed=1 " in deploy().stdout
+    assert "changed=0 " in deploy().stdout
+
+
 @pytest.mark.usefixtures("serving", "unchanged")
 def test_an_application_for_an_unknown_vhost_is_refused() -> None:
-    app = {"name": "c", "kind": "c", "source": "app/fcgi_app.c", "vhost": "nowhere", "script": "c"}
+    app = {
+        "name": "c",
+        "kind": "c",
+        "source": str(ROOT / "app/fcgi_app.c"),
+        "vhost": "nowhere",
+        "script": "c",
+    }
     assert "belongs to the virtual host nowhere: add that to httpd_vhosts" in refusal(
         fcgi_app_list=[app]
     )
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "php"}, "value of kind must be one of: python, c, got: php"),
+        ({"source": "/no/such/source"}, "source (/no/such/source) is the absolute path of"),
+        ({"source": "app/reference"}, "source (app/reference) is the absolute path of"),
+        ({"script": "other.fcgi"}, "leads to shop.fcgi: add an application"),
+        ({"callable": "shop.wsgi"}, "needs callable, as in my_package.wsgi:application"),
+    ],
+)
+def test_an_application_that_cannot_be_deployed_is_refused(
+    wrong: dict[str, str], message: str
+) -> None:
+    vhost = {"name": "localhostfcgi", "mounts": [{"url": "/", "script": "shop.fcgi"}]}
+    app = {
+        "name": "shop",
+        "kind": "python",
+        "source": str(ROOT / "app/reference"),
+        "callable": "shop.wsgi:application",
+        "vhost": "localhostfcgi",
+        "script": "shop.fcgi",
+    }
+    assert message in refusal(fcgi_app_list=[app | wrong], httpd_vhosts=[vhost])
+
+
+@pytest.mark.usefixtures("serving")
+def test_an_application_that_does_not_import_never_goes_live(host: Host) -> None:
+    live = host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi")
+    app = {
+        "name": "python",
+        "kind": "python",
+        "source": str(ROOT / "app/reference"),
+        "callable": "fcgi_reference:no_such_name",
+        "vhost": "localhostfcgi",
+        "script": "app.fcgi",
+    }
+    vhost = {"name": "localhostfcgi", "mounts": [{"url": "/", "script": "app.fcgi"}]}
+    message = refusal(fcgi_app_list=[app], httpd_vhosts=[vhost])
+    assert "cannot import fcgi_reference:no_such_name: AttributeError" in message
+    assert host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi") == live
+    assert deploy().returncode == 0
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_a_body_that_mod_fcgid_cannot_hold_is_refused() -> None:
+    assert "at most 268435456 bytes" in refusal(httpd_max_request_body=1 << 29)
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
