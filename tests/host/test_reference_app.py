@@ -75,7 +75,9 @@ def test_head_has_the_headers_and_no_body(deployment: Deployment) -> None:
 
 
 def test_a_path_that_is_not_there_is_answered_by_the_application(deployment: Deployment) -> None:
-    assert deployment.get("/no/such/page").status == 404
+    response = deployment.get("/no/such/page")
+    assert response.status == 404
+    assert b"on this server" not in response.body, "that is httpd's own page"
 
 
 def test_a_post_of_one_megabyte_comes_back_intact(deployment: Deployment, upload: str) -> None:

@@ -41,7 +41,7 @@ def refusal(**variables: object) -> str:
     """The one message with which the playbook refuses these variables."""
     run = deploy(**variables)
     assert run.returncode == 2, run.stdout + run.stderr
-    fatal = re.findall(r"^(?:fatal|failed): .*\n(?:    .*\n)+", run.stdout, re.MULTILINE)
+    fatal = re.findall(r"^(?:fatal|failed): .*\n(?:(?:    .*)?\n)+", run.stdout, re.MULTILINE)
     assert len(fatal) == 1, run.stdout
     return " ".join(fatal[0].split())
 
@@ -230,7 +230,7 @@ def test_a_module_that_is_not_the_built_one_is_built_anew_and_httpd_restarted_on
     run = deploy()
     assert run.returncode == 0, run.stdout
     assert host.file(module).sha256sum == built
-    assert "(deleted)" not in host.check_output("cat /proc/$(cat /run/httpd/httpd.pid)/maps")
+    assert "mod_fcgid.so (deleted)" not in host.check_output("cat /proc/$(cat /run/httpd/httpd.pid)/maps")
     assert "changed=0" in deploy().stdout
     assert int(host.check_output(starts)) == before + 1
     assert "Hello world!" in host.check_output(SITE)
