@@ -54,6 +54,12 @@ def test_a_tree_that_is_not_valid_leaves_the_live_one(live: Path) -> None:
     assert live.resolve() == before and content(live) == {"main.conf": "valid 1"}
 
 
+def test_nothing_of_a_rejected_tree_comes_into_the_next(live: Path) -> None:
+    put(live, main="broken", more="more")
+    put(live, main="valid 1")
+    assert content(live) == {"main.conf": "valid 1"}
+
+
 def test_what_the_validator_says_is_in_the_message(live: Path) -> None:
     result = put(live, validate="sh -c 'echo line 3 is wrong >&2; false'", main="valid")
     assert "line 3 is wrong" in result["msg"]
