@@ -68,6 +68,10 @@ def test_both_applications_answer_byte_for_byte_alike(deployment: Deployment) ->
     assert without_counts(python) == without_counts(c)
 
 
+def test_httpd_adds_nothing_that_would_keep_caches_away(deployment: Deployment) -> None:
+    assert deployment.get(PYTHON).header("Vary") is None
+
+
 def test_head_has_the_headers_and_no_body(deployment: Deployment) -> None:
     response = deployment.get(PYTHON, "--head")
     assert (response.status, response.body) == (200, b"")
