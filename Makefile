@@ -1,5 +1,6 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
 # make test     every test: lint, units, and molecule on real hosts
+# make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
 # The rest: verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
@@ -8,7 +9,7 @@ ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy verify down test lint unit molecule docs lock
+.PHONY: deploy verify down test lint unit molecule bench docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
@@ -43,6 +44,9 @@ unit: .venv/ready
 
 molecule: .venv/ready
 	molecule test --all
+
+bench: .venv/ready
+	ansible-playbook -i inventory/bench playbooks/up.yml playbooks/bench.yml
 
 lock: .venv/ready
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -9,9 +9,10 @@ DOCUMENTATION = """
 module: httpd_info
 short_description: Read the state of httpd and mod_fcgid on a host
 description:
-  - Reads which httpd is installed, whether it runs, whether it still runs what is on disk, which
-    mod_fcgid module is installed, who else listens on TCP ports, who owns the directory of the
-    FastCGI sockets, and which of the given packages are missing. Changes nothing.
+  - Reads how many processors and how much memory there are, which httpd is installed, whether it
+    runs, whether it still runs what is on disk, which mod_fcgid module is installed, who else
+    listens on TCP ports, who owns the directory of the FastCGI sockets, and which of the given
+    packages are missing. Changes nothing.
 version_added: 0.1.0
 options:
   binary:
@@ -67,6 +68,14 @@ EXAMPLES = """
 """
 
 RETURN = """
+cores:
+  description: Processors that this host's processes may use.
+  type: int
+  returned: always
+memory:
+  description: Physical memory, in bytes, or what the host's control group may have of it.
+  type: int
+  returned: always
 version:
   description: Version of the installed httpd, empty when there is none.
   type: str
@@ -126,6 +135,16 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 TCP_LISTEN = "0A"  # include/net/tcp_states.h
+
+
+def memory() -> int:
+    """Bytes of memory: the machine's, or the limit of a container (cgroups(7), memory.max)."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit:
+            return min(installed, int(limit.read()))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return installed
 
 
 def program(pid: int) -> str:
@@ -270,6 +289,8 @@ def main() -> None:
     built = os.path.exists(options["module"])
     module.exit_json(
         changed=False,
+        cores=len(os.sched_getaffinity(0)),
+        memory=memory(),
         version=version.group(1) if version else "",
         magic=magic.group(1) if magic else "",
         pid=pid,

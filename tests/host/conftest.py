@@ -97,6 +97,12 @@ class Deployment:
         """
         return str(self.host.run(f"runuser --user {USER} -- {command}").stdout)
 
+    def directive(self, name: str) -> int:
+        """The number that httpd.conf gives a directive."""
+        config = self.host.file("/etc/httpd/httpd.conf").content_string
+        (value,) = re.findall(rf"^\s*{name} (\d+)", config, re.MULTILINE)
+        return int(value)
+
     def httpd_pid(self) -> int:
         return int(self.host.file(PID_FILE).content_string)
 

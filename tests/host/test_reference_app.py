@@ -132,7 +132,7 @@ def test_the_public_url_answers_this_machine(deployment: Deployment) -> None:
 def test_concurrent_requests_raise_the_number_of_workers_to_the_maximum_and_no_further(
     deployment: Deployment,
 ) -> None:
-    most = deployment.settings["httpd_fcgid_max_processes_per_class"]
+    most = deployment.directive("FcgidMaxProcessesPerClass")
     seen: list[int] = []
     with ThreadPoolExecutor(2 * most) as pool:
         slow = [pool.submit(deployment.get, "/sleep?ms=4000") for _ in range(2 * most)]

@@ -53,7 +53,7 @@ def test_a_bare_host_has_nothing(info: Any) -> None:
         "ipc_dir_owner": "",
         "packages_missing": [],
         "unit_waits": False,
-    } | {name: info()[name] for name in ("invocation", "listeners")}
+    } | {name: info()[name] for name in ("invocation", "listeners", "cores", "memory")}
 
 
 def test_a_running_httpd_is_found_by_its_pid_file(info: Any, server: Any) -> None:

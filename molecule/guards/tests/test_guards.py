@@ -303,13 +303,32 @@ def test_an_application_that_does_not_import_never_goes_live(host: Host) -> None
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
-def test_a_body_that_mod_fcgid_cannot_hold_is_refused() -> None:
-    assert "at most 268435456 bytes" in refusal(httpd_max_request_body=1 << 29)
+def test_a_body_that_mod_fcgid_as_released_cannot_hold_is_refused() -> None:
+    message = refusal(httpd_max_request_body=1 << 29, mod_fcgid_patches=[])
+    assert "at most 268435456 bytes" in message
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
-def test_an_environment_that_mod_fcgid_would_cut_is_refused() -> None:
-    assert "cuts values at 127 bytes" in refusal(httpd_fcgid_initial_env={"LONG": "x" * 128})
+@pytest.mark.parametrize(("patches", "length"), [(["upstream-fixes"], 511), ([], 127)])
+def test_an_environment_that_mod_fcgid_would_cut_is_refused(
+    patches: list[str], length: int
+) -> None:
+    long = {"LONG": "x" * (length + 1)}
+    message = refusal(httpd_fcgid_initial_env=long, mod_fcgid_patches=patches)
+    assert f"of up to {length} bytes" in message
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_a_patch_that_is_not_there_is_refused() -> None:
+    message = refusal(mod_fcgid_patches=["request-queue", "request-quiche"])
+    assert "there is no" in message
+    assert "patches/request-quiche/request-quiche.patch" in message
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_more_workers_than_threads_that_wait_for_them_are_refused() -> None:
+    message = refusal(httpd_fcgid_max_processes_per_class=100, httpd_threads_per_process=50)
+    assert "Set httpd_processes x httpd_threads_per_process higher" in message
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
