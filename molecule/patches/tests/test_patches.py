@@ -216,7 +216,7 @@ def test_the_process_table_can_be_read_by_programs(host: Host) -> None:
     assert counts["FcgidProcesses"] == sum(counts[f"FcgidProcesses{kind}"] for kind in kinds) > 0
     assert counts["FcgidRequestsWaiting"] == 0
     rows = re.findall(
-        r"^FcgidProcess: pid=\d+ state=\w+ active=\d+ idle=\d+ accesses=\d+ vhost=\d+ command=/\S+$",
+        r"^FcgidProcess: pid=\d+ state=\w+ active=\d+ idle=\d+ accesses=\d+ vhost=\d+ command=/.+$",
         lines,
         re.MULTILINE,
     )
