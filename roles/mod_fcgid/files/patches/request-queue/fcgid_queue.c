@@ -42,6 +42,8 @@ typedef struct {
     pid_t pid;                  /* the httpd child of the request; 0: the place is free */
     int node;                   /* the process that the request has; 0: it waits */
     apr_time_t start_time;      /* of that process: a node may get another one */
+    int turn;                   /* how many requests that process had been given before */
+    int may_line_up;            /* the request changes nothing: it may have to be sent again */
     int asks;                   /* the request is asking the process manager */
     sem_t call;                 /* posted when there is a process, or reason to ask for one */
     apr_ino_t inode;
@@ -118,7 +120,7 @@ static int count_in(const fcgid_procnode *list, const place_t *place, int most)
 /* A httpd child that was killed counts as alive until its parent has taken note. */
 static int is_alive(pid_t pid)
 {
-    return pid == self || kill(pid, 0) == 0 || errno == EPERM;
+    return pid == self || kill(pid, 0) == 0 || errno != ESRCH;
 }
 
 apr_size_t queue_shm_size(void)
@@ -204,7 +206,7 @@ static int find_queued(int wanted, int *previous)
     return index;
 }
 
-static int take_place(const fcgid_command *command)
+static int take_place(const request_rec *r, const fcgid_command *command)
 {
     int index = find_free_place();
     place_t *place = &queue->places[index];
@@ -213,6 +215,7 @@ static int take_place(const fcgid_command *command)
         return 0;
     place->node = 0;
     place->asks = 0;
+    place->may_line_up = r->method_number == M_GET;
     place->inode = command->inode;
     place->deviceid = command->deviceid;
     place->vhost_id = command->vhost_id;
@@ -253,14 +256,14 @@ static int is_quick(const fcgid_procnode *node, apr_time_t now)
 }
 
 /* Whether a request that has this place may go to a process of its class: to one without a request,
- * or into the line of a quick one. As long as there is a core for another process, it is better
+ * or, if it is a GET or HEAD, into the line of a quick one. As long as there is a core for another process, it is better
  * to wait, and to ask for one.
  */
 static int has_room(const fcgid_procnode *node, const place_t *place, apr_time_t now)
 {
     int enough = fcgid_min(cores, node->cmdopts.max_class_process_count);
 
-    return !node->load || (node->load < LONGEST_LINE && is_quick(node, now)
+    return !node->load || (place->may_line_up && node->load < LONGEST_LINE && is_quick(node, now)
                            && count_in(proctable_get_busy_list(), place, enough) == enough);
 }
 
@@ -288,6 +291,7 @@ static void assign(int index, fcgid_procnode *node)
     place_t *place = &queue->places[index];
 
     place->start_time = node->start_time;
+    place->turn = node->given++;
     __atomic_store_n(&place->node, index_of(node), __ATOMIC_RELEASE);
     if (!node->load++)
         node->last_active_time = apr_time_now();
@@ -383,7 +387,7 @@ fcgid_procnode *queue_take(request_rec *r, fcgid_command *command, apr_time_t de
     int index, previous, asks;
 
     proctable_lock(r);
-    index = take_place(command);
+    index = take_place(r, command);
     place = &queue->places[index];
     if (!index || (node = choose(command, place))) {
         if (index)
@@ -411,6 +415,13 @@ fcgid_procnode *queue_take(request_rec *r, fcgid_command *command, apr_time_t de
         /* Whoever was about to hand over a process may have died over it. */
         if (!find_queued(*place_index, &previous))
             enqueue(*place_index);
+        /* Or those before it in the queue are dead, and nobody has found out. */
+        if ((node = take_idle(command))) {
+            find_queued(*place_index, &previous);
+            dequeue(previous, *place_index);
+            assign(*place_index, node);
+            break;
+        }
         asks = place->asks = should_ask(place, command);
         proctable_unlock(r);
 
@@ -444,6 +455,11 @@ static void learn(fcgid_procnode *node, apr_time_t now)
     node->last_active_time = now;
 }
 
+int queue_has(const fcgid_procnode *node, int place_index)
+{
+    return node->start_time == queue->places[place_index].start_time;
+}
+
 void queue_return(request_rec *r, fcgid_procnode *node, int *place_index, int error)
 {
     int called[HANDED_AT_ONCE] = { 0 };
@@ -451,20 +467,27 @@ void queue_return(request_rec *r, fcgid_procnode *node, int *place_index, int er
     int i, previous;
 
     proctable_lock(r);
-    /* The process may be gone already: another request that it had found out. */
-    if (node->start_time == place->start_time) {
-        node->load--;
-        if (error && !node->ending) {
+    if (queue_has(node, *place_index)) {
+        int behind = place->turn > node->returned;
+
+        node->returned++;
+        if (node->load > 0)
+            node->load--;
+        /* Whatever went wrong before its turn came is a matter of the requests before it. */
+        if (error && !behind && !node->ending) {
             give_up(proctable_get_busy_list(), node);
             /* One process less: let the oldest request ask for another one. */
             called[0] = find_waiting(node, &previous);
         }
-        else if (!node->ending) {
+        else if (!error && !node->ending) {
             learn(node, apr_time_now());
             for (i = 0; i < HANDED_AT_ONCE && (called[i] = hand_over(node)); i++)
                 continue;
             if (!node->load) {
                 unlink_node(proctable_get_busy_list(), node);
+                /* From here on queue_repair() must not take the process for that of this place. */
+                place->start_time = 0;
+                __atomic_signal_fence(__ATOMIC_SEQ_CST);
                 push(proctable_get_idle_list(), node);
             }
         }
@@ -479,6 +502,8 @@ void queue_return(request_rec *r, fcgid_procnode *node, int *place_index, int er
 void queue_init_process(fcgid_procnode *node)
 {
     node->load = 0;
+    node->given = 0;
+    node->returned = 0;
     node->ending = 0;
     node->usual_time = SLOW;
     node->slow_at = 0;
@@ -552,7 +577,9 @@ int queue_repair(server_rec *s)
 
     proctable_pm_lock(s);
 
-    /* What dead children had. A process that works for nobody is of no use to anybody else. */
+    /* What dead children had. A process that works for nobody is ended: nobody would know when it is
+     * done. One that has others' requests too goes on with them.
+     */
     for (index = 1; index <= queue->size; index++) {
         place_t *place = &queue->places[index];
 
@@ -560,9 +587,15 @@ int queue_repair(server_rec *s)
             continue;
         node = node_at(place->node);
         if (place->node && node->start_time == place->start_time && !node->ending) {
-            node->diewhy = FCGID_DIE_COMM_ERROR;
-            give_up(proctable_get_busy_list(), node);
-            found++;
+            if (node->load > 1) {
+                node->load--;
+                node->returned++;
+            }
+            else {
+                node->diewhy = FCGID_DIE_COMM_ERROR;
+                give_up(proctable_get_busy_list(), node);
+                found++;
+            }
         }
         else if (!place->node && find_queued(index, &previous))
             dequeue(previous, index);

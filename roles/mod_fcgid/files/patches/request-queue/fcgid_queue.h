@@ -10,13 +10,13 @@
  *
  * Where a class answers in well under a millisecond, waking the next request would take longer than
  * answering it. There a few requests line up at the process itself, in the listen queue of its
- * socket: it always finds the next one. A request that is slow after a long calm holds those up
- * that have lined up behind it, and no more; if its process dies, they were never read, and go to
- * another one.
+ * socket: it always finds the next one. Only GET and HEAD do, which can be sent again to another
+ * process if theirs ends. A request that is slow after a long calm holds those up that have lined
+ * up behind it, and no more.
  *
  * Everything here happens under the lock of the process table. A httpd child or a process may die
- * at any instruction: each change of a list is one store, and the process manager looks for what
- * a dead child left behind.
+ * at any instruction: between two stores every list is a list, and the process manager looks for
+ * what a dead child left behind.
  */
 
 #ifndef FCGID_QUEUE_H
@@ -39,6 +39,9 @@ void queue_child_init(void);
  */
 fcgid_procnode *queue_take(request_rec *r, fcgid_command *command, apr_time_t deadline,
                            int *place);
+
+/* Whether the process that a request was given is still the one in this node. */
+int queue_has(const fcgid_procnode *node, int place);
 
 /* The request is done with its process, which serves the next one, or is ended if `error`. */
 void queue_return(request_rec *r, fcgid_procnode *node, int *place, int error);
