@@ -203,6 +203,23 @@ def test_a_client_that_leaves_is_no_warning(host: Host) -> None:
     assert " 400 " in host.check_output("tail -1 /var/log/httpd/access_log")
 
 
+# --- What a virtual host may ask for -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("vhost", "at_once"), [("impatient", True), ("localhostfcgi", False)])
+def test_only_a_streaming_virtual_host_passes_each_piece_on_at_once(
+    host: Host, vhost: str, at_once: bool
+) -> None:
+    times = curl(
+        host,
+        f"--header 'Host: {vhost}' --output /dev/null --write-out "
+        "'%{time_starttransfer} %{time_total}'",
+        "/stream?n=3&interval=1",
+    )
+    first, last = map(float, times.split())
+    assert (first < last / 2) == at_once
+
+
 # --- status-auto --------------------------------------------------------------------
 
 
