@@ -1,7 +1,7 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
 # make test     every test: lint, units, and molecule on real hosts
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -9,11 +9,14 @@ ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy verify down test lint unit molecule bench docs lock
+.PHONY: deploy rollback verify down test lint unit molecule bench docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
 	@$(MAKE) --no-print-directory verify
+
+rollback: .venv/ready
+	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"
 
 verify: .venv/ready
 	pytest -m 'not molecule' tests/host --hosts ansible://web --ansible-inventory $(INVENTORY)

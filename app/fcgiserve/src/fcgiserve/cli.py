@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 from collections.abc import Sequence
 from typing import Callable, Optional, TypeVar
@@ -69,6 +70,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         max_rss=options.max_rss << 20,
         request_timeout=options.request_timeout,
     )
+    # A crash, or SIGABRT to a process that hangs, leaves a traceback.
+    faulthandler.enable()
     try:
         if options.bind is not None:
             address = listen.parse_address(options.bind)

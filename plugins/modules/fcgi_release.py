@@ -1,0 +1,444 @@
+#!/usr/bin/python
+# Copyright fcgid.stack maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible module: puts a release of a FastCGI application live, if it works.
+
+A release is a directory with a program in it. It is live when the program in the virtual host's
+directory is a link to it. mod_fcgid knows an application by the inode of its program, so when the
+link is replaced, with one rename(2), new requests get workers of the new release, and requests in
+flight end in the old ones.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: fcgi_release
+short_description: Put a release of a FastCGI application live, if it works
+description:
+  - Tries the release first. It is started as mod_fcgid would start it (FastCGI 1.0, section 2.2), but on a
+    socket of its own, and asked for I(health). Only if it answers is it put live, by one rename.
+    Then I(url) is asked for the same through the web server; if that fails, the release that was live
+    before is put back.
+  - Old releases are deleted, but never one that a process runs from.
+version_added: 0.1.0
+options:
+  directory:
+    description: Directory of the application. The releases are in C(releases) below it.
+    type: path
+    required: true
+  release:
+    description: Name of the release. Without it, the one that was live before the present one.
+    type: str
+  script:
+    description: File name of the program in the release.
+    type: str
+    required: true
+  live:
+    description: The link in the virtual host's directory.
+    type: path
+    required: true
+  user:
+    description: The user that workers run as.
+    type: str
+    required: true
+  environment:
+    description: What a worker's environment has besides C(PATH).
+    type: dict
+    default: {}
+  secrets:
+    description:
+      - Files in C(secrets) below I(directory), name to content, that this user alone can read. Others there are
+        removed. When one changes, the release gets new workers, and if these do not work, the file
+        has its old content again.
+    type: dict
+    default: {}
+  mount:
+    description: Where the application is mounted, the C(SCRIPT_NAME) of its requests without a slash at the end.
+    type: str
+    default: ""
+  health:
+    description: Path, below the mount, that is asked for. The answer must have a status from 200 to 399.
+    type: str
+    default: /
+  timeout:
+    description: Seconds that the start and the answer may take together.
+    type: int
+    default: 30
+  port:
+    description: Port of the web server on this host. Without it only the release itself is asked.
+    type: int
+  host:
+    description: Host name of the virtual host.
+    type: str
+    default: localhost
+  error_log:
+    description: The web server's log, which is quoted if its answer is wrong.
+    type: path
+  keep:
+    description: How many releases are kept, the live one included.
+    type: int
+    default: 5
+author:
+  - fcgid.stack maintainers (@fcgid)
+attributes:
+  check_mode:
+    description: Says whether another release would go live.
+    support: full
+"""
+
+EXAMPLES = """
+- name: Back to the release that was live before
+  fcgid.stack.fcgi_release:
+    directory: /srv/fcgi/shop
+    script: app.fcgi
+    live: /var/www/htdocs/www.example.org/app.fcgi
+    user: www-data
+    health: /healthz
+    port: 80
+    host: www.example.org
+"""
+
+RETURN = """
+release:
+  description: The release that is live.
+  type: str
+  returned: success
+  sample: 41fb1852807b
+replaced:
+  description: The release that was live before, empty when there was none.
+  type: str
+  returned: success
+  sample: 8c1e40909fb2
+deleted:
+  description: Releases that were deleted.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import contextlib
+import http.client
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fcgid.stack.plugins.module_utils.fcgiserve import client, listen
+
+# In a release, a file that is written when it has gone live and was checked.
+MARK = ".live"
+# What mod_fcgid gives its workers (httpd.h, DEFAULT_PATH).
+PATH = "/bin:/usr/bin:/usr/ucb:/usr/bsd:/usr/local/bin"
+# How much of what a worker or httpd wrote is quoted, in lines.
+QUOTED = 40
+
+
+class Failed(Exception):
+    """The release does not work; the message says in what way, and what was written."""
+
+
+class Application:
+    """The releases of one application on this host, and the link that says which is live."""
+
+    def __init__(self, directory: str, script: str, live: str) -> None:
+        self.releases = os.path.join(directory, "releases")
+        self.script = script
+        self.link = live
+
+    def program(self, release: str) -> str:
+        return os.path.join(self.releases, release, self.script)
+
+    def live(self) -> str:
+        """Name of the live release, empty when there is none."""
+        try:
+            program = os.readlink(self.link)
+        except OSError:
+            return ""
+        release = os.path.basename(os.path.dirname(program))
+        return release if program == self.program(release) else ""
+
+    def built(self) -> list[str]:
+        """Releases whose program is there, which is written last; those used last come first."""
+        names = os.listdir(self.releases) if os.path.isdir(self.releases) else []
+        found = [name for name in names if os.path.exists(self.program(name))]
+        return sorted(found, key=self.used_last, reverse=True)
+
+    def used_last(self, release: str) -> float:
+        """When the release went live last, or else was built, in seconds since the epoch."""
+        directory = os.path.join(self.releases, release)
+        return os.stat(self.mark(release) if self.works(release) else directory).st_mtime
+
+    def mark(self, release: str) -> str:
+        return os.path.join(self.releases, release, MARK)
+
+    def works(self, release: str) -> bool:
+        """Whether the release, the last time that it went live, passed the check."""
+        return os.path.exists(self.mark(release))
+
+    def unmark(self, release: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.mark(release))
+
+    def put_live(self, release: str) -> None:
+        """Make the link lead to the program of `release`, or remove it if that is empty."""
+        if not release:
+            os.remove(self.link)
+            return
+        new = self.link + ".new"
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(new)
+        os.symlink(self.program(release), new)
+        os.replace(new, self.link)
+
+    def renew(self, release: str) -> None:
+        """Give the program of `release` another inode, so that mod_fcgid starts new workers."""
+        new = self.program(release) + ".new"
+        shutil.copy2(self.program(release), new)
+        os.replace(new, self.program(release))
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all but `keep` releases and those that are in use; return their names."""
+        names = set(os.listdir(self.releases)) - {self.live()}
+        old = sorted(names, key=self.used_last, reverse=True)[max(0, keep - 1) :]
+        deleted = sorted(set(old) - in_use(self.releases))
+        for name in deleted:
+            shutil.rmtree(os.path.join(self.releases, name))
+        return deleted
+
+
+def in_use(releases: str) -> set[str]:
+    """Names of the releases that a process was started from: by its program or its arguments."""
+    used = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline") as cmdline:
+                paths = cmdline.read().split("\0")
+            paths.append(os.readlink(f"/proc/{pid}/exe"))
+        except OSError:  # it ended meanwhile, or is a thread of the kernel
+            continue
+        for path in paths:
+            if path.startswith(releases + "/"):
+                used.add(path[len(releases) + 1 :].split("/")[0])
+    return used
+
+
+class Secrets:
+    """Files that one user alone can read, and their way back."""
+
+    def __init__(self, directory: str, user: str, wanted: dict[str, str]) -> None:
+        self.directory = os.path.join(directory, "secrets")
+        self.owner = pwd.getpwnam(user)
+        self.wanted = {name: str(content).encode() for name, content in wanted.items()}
+        self.before = self._read()
+
+    def _read(self) -> dict[str, bytes]:
+        found = {}
+        for entry in os.scandir(self.directory) if os.path.isdir(self.directory) else ():
+            with open(entry.path, "rb") as file:
+                found[entry.name] = file.read()
+        return found
+
+    def newest(self) -> float:
+        """When a file here was written last, in seconds since the epoch; 0 without any."""
+        names = self.before if os.path.isdir(self.directory) else {}
+        return max((os.stat(os.path.join(self.directory, name)).st_mtime for name in names), default=0.0)
+
+    def differ(self) -> bool:
+        return self.before != self.wanted
+
+    def write(self, files: dict[str, bytes]) -> None:
+        """Make the directory hold `files` and nothing else, each replaced by a rename."""
+        if files == self._read():
+            return
+        if not files:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return
+        os.makedirs(self.directory, mode=0o500, exist_ok=True)
+        os.chown(self.directory, self.owner.pw_uid, self.owner.pw_gid)
+        for name in set(os.listdir(self.directory)) - set(files):
+            os.remove(os.path.join(self.directory, name))
+        for name, content in files.items():
+            path = os.path.join(self.directory, name)
+            new = tempfile.NamedTemporaryFile(dir=self.directory, delete=False)  # mode 0600
+            with new:
+                new.write(content)
+            os.chown(new.name, self.owner.pw_uid, self.owner.pw_gid)
+            os.chmod(new.name, 0o400)
+            os.replace(new.name, path)
+
+
+def last_lines(text: str) -> str:
+    lines = text.strip().splitlines()[-QUOTED:]
+    return "It wrote:\n" + "\n".join(lines) if lines else "It wrote nothing."
+
+
+def trouble(status: int, path: str) -> str:
+    """What is wrong with this status of an answer; empty if nothing is."""
+    if 200 <= status < 400:
+        return ""
+    return (
+        f"it answered {path} with status {status}. If that is no sign of trouble, set health to a "
+        "path that it answers with a status from 200 to 399."
+    )
+
+
+def try_release(program: str, options: dict) -> None:
+    """Start a worker as mod_fcgid does, but on a socket of its own, and send it one request.
+
+    Raises Failed, with what the worker wrote. A worker that does not answer in time is told to abort:
+    fcgiserve then writes where it hangs.
+    """
+    owner = pwd.getpwnam(options["user"])
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        output = stack.enter_context(tempfile.TemporaryFile(mode="w+", errors="replace"))
+        address = os.path.join(directory, "socket")
+        with listen.bind(address) as listener:
+            worker = subprocess.Popen(
+                [program],
+                stdin=listener,
+                stdout=output,
+                stderr=output,
+                cwd=os.path.dirname(options["live"]),
+                env={"PATH": PATH, **{k: str(v) for k, v in options["environment"].items()}},
+                user=owner.pw_uid,
+                group=owner.pw_gid,
+                extra_groups=os.getgrouplist(owner.pw_name, owner.pw_gid),
+                start_new_session=True,
+            )
+        # From here on the worker alone holds the socket: if it ends, the request fails at once.
+        params = client.request_params(options["health"], headers=[("Host", options["host"])])
+        params["SCRIPT_NAME"] = options["mount"]
+        params["REQUEST_URI"] = options["mount"] + options["health"]
+        reason, written = None, ""
+        try:
+            answer = client.request(address, params, timeout=options["timeout"])
+            reason = trouble(answer.status, options["health"])
+            written = answer.errors.decode(errors="replace")
+        except client.RequestFailed as error:
+            reason = str(error)
+            worker.send_signal(signal.SIGABRT)
+        finally:
+            end(worker)
+        output.seek(0)
+        if reason:
+            raise Failed(f"{reason}\n{last_lines(output.read() + written)}")
+
+
+def end(worker: subprocess.Popen) -> None:
+    """End the worker and all that it started, with SIGKILL if SIGTERM does not in 5 seconds."""
+    worker.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def check_site(options: dict) -> None:
+    """Ask the web server for the same. Raises Failed, with what it wrote to its log meanwhile."""
+    path = options["mount"] + options["health"]
+    log = options["error_log"]
+    begin = os.path.getsize(log) if log and os.path.exists(log) else 0
+    connection = http.client.HTTPConnection("127.0.0.1", options["port"], timeout=options["timeout"])
+    try:
+        connection.request("GET", path, headers={"Host": options["host"]})
+        reason = trouble(connection.getresponse().status, f"http://{options['host']}{path}")
+    except (OSError, http.client.HTTPException) as error:
+        reason = f"no answer to http://{options['host']}{path} from port {options['port']}: {error}"
+    finally:
+        connection.close()
+    if reason:
+        written = ""
+        if log and os.path.exists(log):
+            with open(log, errors="replace") as file:
+                file.seek(begin)
+                written = file.read()
+        raise Failed(f"{reason}\n{last_lines(written)}")
+
+
+def choose(module: AnsibleModule, application: Application) -> str:
+    """Name of the release that is to be live."""
+    live, wanted = application.live(), module.params["release"]
+    built = application.built()
+    earlier = [name for name in built if name != live and application.works(name)]
+    if wanted in built:
+        return wanted
+    if not wanted and earlier:
+        return earlier[0]
+    names = ", ".join(f"{name} (live)" if name == live else name for name in built) or "none"
+    missing = f"no release {wanted}" if wanted else "no earlier release that was live"
+    module.fail_json(
+        msg=f"There is {missing} in {application.releases}. Built are, the one used last first: {names}."
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "release": {"type": "str"},
+            "script": {"type": "str", "required": True},
+            "live": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "mount": {"type": "str", "default": ""},
+            "health": {"type": "str", "default": "/"},
+            "timeout": {"type": "int", "default": 30},
+            "port": {"type": "int"},
+            "host": {"type": "str", "default": "localhost"},
+            "error_log": {"type": "path"},
+            "keep": {"type": "int", "default": 5},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    application = Application(options["directory"], options["script"], options["live"])
+    before = application.live()
+    if module.check_mode and options["release"] and options["release"] not in application.built():
+        module.exit_json(changed=True, release=options["release"], replaced=before, deleted=[])
+    release = choose(module, application)
+    secrets = Secrets(options["directory"], options["user"], options["secrets"])
+    # An earlier run may have been killed before it had checked the release, or renewed its workers.
+    renews = secrets.differ() or secrets.newest() > application.used_last(release)
+    if release == before and application.works(release) and not renews:
+        module.exit_json(changed=False, release=release, replaced=before, deleted=[])
+    if module.check_mode:
+        module.exit_json(changed=True, release=release, replaced=before, deleted=[])
+
+    put_live = False
+    try:
+        secrets.write(secrets.wanted)
+        try_release(application.program(release), options)
+        application.unmark(release)
+        put_live = True
+        if release != before:
+            application.put_live(release)
+        elif renews:
+            application.renew(release)
+        if options["port"]:
+            check_site(options)
+    except Failed as error:
+        secrets.write(secrets.before)
+        if put_live and release != before:
+            application.put_live(before)
+        elif put_live:
+            application.renew(release)
+        stays = f"{before} {'is live again' if put_live else 'stays live'}" if before else "none is live"
+        module.fail_json(
+            msg=f"Release {release} of {os.path.basename(options['directory'])} was "
+            f"{'put live' if put_live else 'tried'} and does not work, so {stays}: {error}"
+        )
+    with open(application.mark(release), "w"):
+        pass
+    module.exit_json(
+        changed=True, release=release, replaced=before, deleted=application.prune(options["keep"])
+    )
+
+
+if __name__ == "__main__":
+    main()
