@@ -1,0 +1,211 @@
+"""A release that works goes live without a lost request; one that does not never does.
+
+The checks build on each other: the first one meets a bare host.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from changes import VHOST, note, request, under_load
+from playbooks import applications, deploy, refusal, variant
+from testinfra.host import Host
+
+APP = "/srv/fcgi/python"
+HEALTHY = 'return _text(start_response, "200 OK", "ok\\n")'
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sources")
+
+
+def live(host: Host) -> str:
+    """Name of the release that the link names."""
+    return host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi").split("/")[-2]
+
+
+def workers(host: Host, release: str) -> list[str]:
+    """Process ids of the workers of a release."""
+    return host.run(f"pgrep --full {APP}/releases/{release}/").stdout.split()
+
+
+def wait_until_gone(host: Host, release: str) -> float:
+    """Seconds until a release has no worker any more."""
+    begun = time.monotonic()
+    while workers(host, release) and time.monotonic() < begun + 60:
+        time.sleep(0.2)
+    assert not workers(host, release)
+    return time.monotonic() - begun
+
+
+def serving(address: str) -> str:
+    """Name of the release that answers."""
+    status, body = request(address, "/info", headers={"Accept": "application/json"})
+    assert status == 200
+    return str(json.loads(body)["executable"]).split("/")[-4]
+
+
+def generation(host: Host) -> str:
+    """Changes with every start and every reload of httpd."""
+    return host.check_output("stat --format '%z' /run/httpd/httpd.pid")
+
+
+def test_a_run_that_changes_nothing_takes_at_most_half_the_time_of_the_first(host: Host) -> None:
+    begun = time.monotonic()
+    deploy()
+    first = time.monotonic() - begun
+    assert "changed=0 " in deploy()
+    begun = time.monotonic()
+    deploy()
+    again = time.monotonic() - begun
+    note("a first run, and one that changes nothing", f"{first:.0f} s, {again:.0f} s")
+    assert again <= first / 2
+
+
+def test_five_releases_in_a_row_lose_no_request(host: Host, address: str, sources: Path) -> None:
+    before = generation(host)
+    times, ends = [], []
+    with under_load(host, "new release of the Python application, five times in a row"):
+        for number in range(5):
+            replaced = live(host)
+            begun = time.monotonic()
+            deploy(fcgi_app_list=applications(variant(sources, f"release {number}")))
+            times.append(time.monotonic() - begun)
+            assert live(host) == serving(address) != replaced
+            ends.append(wait_until_gone(host, replaced))
+    assert generation(host) == before, "httpd was reloaded"
+    note("the whole run for each of these", f"{max(times):.0f} s at most")
+    note("the last worker of the release before has ended after", f"{max(ends):.0f} s at most")
+
+
+@pytest.mark.parametrize(
+    ("event", "text", "replaced", "reason"),
+    [
+        ("does not import", "raise RuntimeError('no luck')\n_counts =", "_counts =", "no luck"),
+        ("answers 500", "raise RuntimeError('no luck')", HEALTHY, "no luck"),
+        ("hangs at start", "time.sleep(600)\n_counts =", "_counts =", "in <module>"),
+        ("ends at start", "sys.exit('no luck')\n_counts =", "_counts =", "no luck"),
+    ],
+)
+def test_a_release_that_does_not_work_never_goes_live(
+    host: Host, address: str, sources: Path, event: str, text: str, replaced: str, reason: str
+) -> None:
+    before = live(host)
+    with under_load(host, f"release that {event}"):
+        source = variant(sources, text, replaced)
+        message = refusal(fcgi_app_list=applications(source, start_timeout=5))
+        assert live(host) == serving(address) == before
+    assert f"was tried and does not work, so {before} stays live" in message
+    assert reason in message
+    assert workers(host, "*") == workers(host, before)
+
+
+def test_a_release_that_fails_behind_httpd_is_taken_back_at_once(
+    host: Host, address: str, sources: Path
+) -> None:
+    before = live(host)
+    fails = f'assert "Apache" not in environ["SERVER_SOFTWARE"], "no luck"\n    {HEALTHY}'
+    with under_load(host, "release that works by itself, but not behind httpd"):
+        source = variant(sources, fails, HEALTHY)
+        message = refusal(fcgi_app_list=applications(source))
+        assert live(host) == serving(address) == before
+    assert f"was put live and does not work, so {before} is live again" in message
+    assert "AssertionError: no luck" in message
+
+
+def test_a_rollback_loses_no_request(host: Host, address: str, sources: Path) -> None:
+    latest = live(host)
+    times = []
+
+    def back(release: str = "") -> None:
+        begun = time.monotonic()
+        deploy_output = roll_back(release)
+        times.append(time.monotonic() - begun)
+        assert "changed=1 " in deploy_output
+        assert live(host) == serving(address)
+
+    with under_load(host, "rollback: to the release before, back again, to a named one"):
+        back()
+        earlier = live(host)
+        assert earlier != latest
+        back()
+        assert live(host) == latest
+        back(earlier)
+        assert live(host) == earlier
+    note("the whole run for each of these", f"{max(times):.0f} s at most")
+
+
+def roll_back(release: str) -> str:
+    from playbooks import run
+
+    status, printed = run("rollback", app="python", release=release)
+    assert status == 0, printed
+    return printed
+
+
+def test_a_rollback_to_what_is_not_there_says_what_is(host: Host) -> None:
+    message = refusal("rollback", app="python", release="nosuch")
+    assert "There is no release nosuch in /srv/fcgi/python/releases" in message
+    assert f"{live(host)} (live)" in message
+    assert "APP=python or APP=c" in refusal("rollback", app="pyton")
+
+
+def test_old_releases_are_deleted_but_none_that_still_has_a_worker(
+    host: Host, address: str, sources: Path
+) -> None:
+    replaced = live(host)
+    # Of an old release, one worker that is busy.
+    host.check_output(
+        "systemd-run --unit slow curl --silent --output /var/tmp/slow "
+        "--header 'Host: localhostfcgi' 'http://127.0.0.1/sleep?ms=40000'; sleep 1"
+    )
+    kept = applications(variant(sources, "the newest"))
+    printed = deploy(fcgi_app_list=kept, fcgi_app_keep_releases=1)
+    assert "changed=0 " not in printed
+    assert set(releases(host)) == {live(host), replaced}
+    wait_until_gone(host, replaced)
+    assert host.file("/var/tmp/slow").content_string == "slept 40000 ms\n"
+    deploy(fcgi_app_list=applications(variant(sources, "newer still")), fcgi_app_keep_releases=1)
+    assert replaced not in releases(host)
+
+
+def releases(host: Host) -> list[str]:
+    return host.check_output(f"ls {APP}/releases").split()
+
+
+def test_secrets_are_read_by_the_workers_user_alone_and_a_new_one_needs_no_reload(
+    host: Host, address: str
+) -> None:
+    value = "correct horse battery staple"
+    before = generation(host)
+    with under_load(host, "new secret"):
+        printed = deploy(fcgi_app_secrets={"python": {"token": value}})
+        workers_before = set(workers(host, live(host)))
+        deploy(fcgi_app_secrets={"python": {"token": f"{value} two"}})
+    assert generation(host) == before
+    assert "changed=0 " in deploy(fcgi_app_secrets={"python": {"token": f"{value} two"}})
+    assert workers_before.isdisjoint(workers(host, live(host)))
+    secret = host.file(f"{APP}/secrets/token")
+    assert secret.content_string == f"{value} two"
+    assert (secret.user, secret.mode) == ("www-data", 0o400)
+    assert host.file(f"{APP}/secrets").mode == 0o500
+    assert value not in printed
+    everywhere = host.run(
+        f"grep --recursive --files-with-matches '{value}' /etc /run/log /var/log /var/www /srv /proc/*/cmdline"
+    ).stdout.split()
+    assert [path for path in everywhere if not path.startswith("/proc")] == [f"{APP}/secrets/token"]
+    _, body = request(address, "/info", headers={"Accept": "application/json"})
+    assert "CREDENTIALS_DIRECTORY" in json.loads(body)["environment"]
+
+
+def test_the_environment_of_an_application_is_its_own(host: Host, address: str) -> None:
+    deploy(fcgi_app_list=applications(environment={"COLOUR": 'blue "and" $HOME'}))
+    _, body = request(address, "/info", headers={"Accept": "application/json"})
+    assert json.loads(body)["environment"]["COLOUR"] == 'blue "and" $HOME'
+    assert re.search(r"Request number \d+", request(address, "/x.fcgi")[1].decode())
+    assert VHOST

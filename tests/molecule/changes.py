@@ -1,0 +1,178 @@
+"""A host that is changed or harmed under a steady load, of which every answer is checked.
+
+The load is bounded, in time and in number, and comes from the test's own process over the engine's
+bridge: so it also goes on while the container is stopped, and counts what fails meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import docker
+import pytest
+from testinfra.host import Host
+
+CLIENTS = 8
+PATIENCE = 30  # seconds; an answer that takes longer is a failure
+LONGEST = 600  # seconds after which the load ends by itself
+GREETING = re.compile(rb"Hello world!<br>\r\nRequest number \d+\.")
+
+VHOST = "localhostfcgi"
+Answer = tuple[int, bytes]
+
+
+def request(
+    address: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> Answer:
+    """Status and body of one answer, over a connection of its own."""
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
+    try:
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, body, {"Host": VHOST} | (headers or {}))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def greets(address: str, path: str) -> str:
+    status, body = request(address, path)
+    return "" if status == 200 and GREETING.fullmatch(body) else f"{status} {body[:60]!r}"
+
+
+def sleeps(address: str) -> str:
+    answer = request(address, "/sleep?ms=200")
+    return "" if answer == (200, b"slept 200 ms\n") else str(answer)
+
+
+def echoes(address: str) -> str:
+    sent = random.randbytes(random.randrange(20_000))
+    status, body = request(address, "/echo", sent)
+    if status == 200 and json.loads(body)["sha256"] == hashlib.sha256(sent).hexdigest():
+        return ""
+    return f"{status} {body[:60]!r}"
+
+
+# Half are quick ones; each says what is wrong with the answer.
+REQUESTS: list[tuple[str, Callable[[str], str]]] = [
+    ("GET /app.fcgi", lambda address: greets(address, "/app.fcgi")),
+    ("GET /x.fcgi", lambda address: greets(address, "/x.fcgi")),
+    ("POST /echo", echoes),
+    ("GET /sleep", sleeps),
+]
+
+
+@dataclass
+class Load:
+    """Clients that send one request after the other, until they are told to stop."""
+
+    address: str
+    sent: int = 0
+    answered: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._client) for _ in range(CLIENTS)]
+
+    def _client(self) -> None:
+        end = time.monotonic() + LONGEST
+        while not self._over.is_set() and time.monotonic() < end:
+            name, ask = random.choice(REQUESTS)
+            with self._lock:
+                self.sent += 1
+            try:
+                wrong = ask(self.address)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                wrong = f"{type(error).__name__}: {error}"
+            with self._lock:
+                if wrong:
+                    self.failures.append(f"{name}: {wrong}")
+                else:
+                    self.answered.append(time.monotonic())
+            self._over.wait(0.2 if wrong else 0.01)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        time.sleep(1)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.sent == len(self.answered) + len(self.failures)
+
+    def gap(self) -> float:
+        """The longest time without an answer, in seconds."""
+        times = sorted(self.answered)
+        return max((after - before for before, after in zip(times, times[1:])), default=0.0)
+
+    def wait_for_answer(self) -> None:
+        """Return when a request was answered that was sent after this call."""
+        before = len(self.answered) + CLIENTS
+        until = time.monotonic() + PATIENCE
+        while len(self.answered) <= before and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def container(host: Host) -> Any:
+    """The container that is the host (docker SDK)."""
+    return docker.from_env().containers.get(host.backend.get_pytest_id().rpartition("/")[2])
+
+
+def address_of(host: Host) -> str:
+    (network,) = container(host).attrs["NetworkSettings"]["Networks"].values()
+    address: str = network["IPAddress"]
+    return address
+
+
+@pytest.fixture
+def address(host: Host) -> str:
+    """Where the host answers."""
+    return address_of(host)
+
+
+_rows: list[str] = []
+
+
+@contextlib.contextmanager
+def under_load(
+    host: Host, event: str, allowed: Callable[[], int] = lambda: 0, rule: str = "none"
+) -> Iterator[Load]:
+    """A load around what is done in the block; more than `allowed` failures of it fail the test."""
+    with Load(address_of(host)) as load:
+        yield load
+    reasons = Counter(re.sub(r"0x[0-9a-f]+", "", failure) for failure in load.failures)
+    failed = f"{len(load.failures)} of {load.sent}"
+    _rows.append(f"| {event} | {rule} | {failed} | {load.gap():.1f} |")
+    assert len(load.failures) <= allowed(), f"{failed} failed: {reasons}"
+
+
+def note(event: str, measured: str) -> None:
+    """A row of the summary for what was measured without a load."""
+    _rows.append(f"| {event} | | {measured} | |")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was measured, as it stands in docs/."""
+    if _rows:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("| event | may fail | failed | longest time without an answer, s |")
+        terminalreporter.write_line("|---|---|---|---|")
+        for row in _rows:
+            terminalreporter.write_line(row)
