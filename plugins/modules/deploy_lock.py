@@ -1,0 +1,64 @@
+#!/usr/bin/python
+# Copyright fcgid.stack maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Documentation of an action: the code is plugins/action/deploy_lock.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: deploy_lock
+short_description: Let one run at a time change a host
+description:
+  - Takes a lock on the host, or fails with the name of the run that holds it. A run may take its
+    own lock again.
+  - The lock is a symbolic link. Its target is the user, the controller, the process id and the
+    start of C(ansible-playbook), and the boot of the controller.
+  - The lock of a run that was killed is taken over by the next run from the same controller. In
+    C(/run) it ends with a reboot of the host. What another controller left is removed by hand.
+version_added: 0.1.0
+options:
+  path:
+    description: The lock. Its directory exists.
+    type: str
+    default: /run/fcgid.stack.lock
+  state:
+    description: >-
+      V(present) takes the lock. V(absent) releases it, and does nothing when another run holds it.
+    type: str
+    choices: [present, absent]
+    default: present
+notes:
+  - A task that was under way when a run was killed may still be ending on the host.
+  - The host needs GNU C(ln) and C(find), and C(flock) of util-linux. Every Debian has them.
+author:
+  - fcgid.stack maintainers (@fcgid)
+attributes:
+  action:
+    description: Runs on the controller, and commands on the host.
+    support: full
+  check_mode:
+    description: Neither takes the lock, nor fails when another run holds it.
+    support: full
+"""
+
+EXAMPLES = """
+- name: Deploy
+  block:
+    - name: Take the lock
+      fcgid.stack.deploy_lock:
+
+    - name: Change the host
+      ansible.builtin.include_role:
+        name: fcgid.stack.httpd
+  always:
+    - name: Release the lock
+      fcgid.stack.deploy_lock:
+        state: absent
+"""
+
+RETURN = """
+msg:
+  description: Whose lock was taken over, if one was, or who holds it.
+  type: str
+  returned: when O(state=present), except in check mode
+"""
