@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,13 +64,13 @@ def echoes(address: str) -> str:
     return f"{status} {body[:60]!r}"
 
 
-# Half are quick ones; each says what is wrong with the answer.
-REQUESTS: list[tuple[str, Callable[[str], str]]] = [
-    ("GET /app.fcgi", lambda address: greets(address, "/app.fcgi")),
-    ("GET /x.fcgi", lambda address: greets(address, "/x.fcgi")),
-    ("POST /echo", echoes),
-    ("GET /sleep", sleeps),
-]
+# Quick ones and slow ones; each says what is wrong with the answer.
+REQUESTS: dict[str, Callable[[str], str]] = {
+    "/app.fcgi": lambda address: greets(address, "/app.fcgi"),
+    "/x.fcgi": lambda address: greets(address, "/x.fcgi"),
+    "/echo": echoes,
+    "/sleep": sleeps,
+}
 
 
 @dataclass
@@ -78,6 +78,7 @@ class Load:
     """Clients that send one request after the other, until they are told to stop."""
 
     address: str
+    paths: Sequence[str] = tuple(REQUESTS)
     sent: int = 0
     answered: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -90,16 +91,16 @@ class Load:
     def _client(self) -> None:
         end = time.monotonic() + LONGEST
         while not self._over.is_set() and time.monotonic() < end:
-            name, ask = random.choice(REQUESTS)
+            path = random.choice(self.paths)
             with self._lock:
                 self.sent += 1
             try:
-                wrong = ask(self.address)
+                wrong = REQUESTS[path](self.address)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 wrong = f"{type(error).__name__}: {error}"
             with self._lock:
                 if wrong:
-                    self.failures.append(f"{name}: {wrong}")
+                    self.failures.append(f"{path}: {wrong}")
                 else:
                     self.answered.append(time.monotonic())
             self._over.wait(0.2 if wrong else 0.01)
@@ -152,10 +153,14 @@ _rows: list[str] = []
 
 @contextlib.contextmanager
 def under_load(
-    host: Host, event: str, allowed: Callable[[], int] = lambda: 0, rule: str = "none"
+    host: Host,
+    event: str,
+    allowed: Callable[[], int] = lambda: 0,
+    rule: str = "none",
+    paths: Sequence[str] = tuple(REQUESTS),
 ) -> Iterator[Load]:
     """A load around what is done in the block; more than `allowed` failures of it fail the test."""
-    with Load(address_of(host)) as load:
+    with Load(address_of(host), paths) as load:
         yield load
     reasons = Counter(re.sub(r"0x[0-9a-f]+", "", failure) for failure in load.failures)
     failed = f"{len(load.failures)} of {load.sent}"
@@ -172,7 +177,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what was measured, as it stands in docs/."""
     if _rows:
         terminalreporter.section("measured")
-        terminalreporter.write_line("| event | may fail | failed | longest time without an answer, s |")
+        terminalreporter.write_line(
+            "| event | may fail | failed | longest time without an answer, s |"
+        )
         terminalreporter.write_line("|---|---|---|---|")
         for row in _rows:
             terminalreporter.write_line(row)

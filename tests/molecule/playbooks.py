@@ -47,13 +47,19 @@ def deploy(**variables: object) -> str:
     return printed
 
 
-def refusal(playbook: str = "deploy", **variables: object) -> str:
-    """The one message with which the playbook refuses these variables."""
+def failures(playbook: str, **variables: object) -> list[str]:
+    """The messages with which the playbook fails, when it is run with these variables."""
     status, printed = run(playbook, **variables)
     assert status == 2, printed
     fatal = re.findall(r"^(?:fatal|failed): .*\n(?:(?:    .*)?\n)+", printed, re.MULTILINE)
-    assert len(fatal) == 1, printed
-    return " ".join(fatal[0].split())
+    assert fatal, printed
+    return [" ".join(message.split()) for message in fatal]
+
+
+def refusal(playbook: str = "deploy", **variables: object) -> str:
+    """The one message with which the playbook refuses these variables."""
+    (message,) = failures(playbook, **variables)
+    return message
 
 
 def application(**other: object) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from changes import CLIENTS, address_of, container, greets, note, under_load
-from playbooks import applications, deploy, refusal, start, variant
+from playbooks import applications, deploy, failures, refusal, start, variant
 from testinfra.host import Host
 
 VHOST = {"name": "localhostfcgi"}
@@ -29,7 +29,9 @@ def processes(host: Host) -> dict[int, str]:
 def parents(host: Host) -> dict[int, tuple[int, str]]:
     """Of each process of the web server's user, its parent and its command line."""
     rows = host.check_output("ps -u www-data -o pid=,ppid=,args=").splitlines()
-    return {int(pid): (int(parent), args) for pid, parent, args in (row.split(None, 2) for row in rows)}
+    return {
+        int(pid): (int(parent), args) for pid, parent, args in (row.split(None, 2) for row in rows)
+    }
 
 
 def main_pid(host: Host) -> int:
@@ -41,7 +43,9 @@ def wait_until_back(host: Host) -> float:
     begun = time.monotonic()
     while time.monotonic() < begun + 60:
         with contextlib.suppress(OSError):
-            if not greets(address_of(host), "/app.fcgi") and not greets(address_of(host), "/x.fcgi"):
+            if not greets(address_of(host), "/app.fcgi") and not greets(
+                address_of(host), "/x.fcgi"
+            ):
                 break
         time.sleep(0.1)
     return time.monotonic() - begun
@@ -78,7 +82,9 @@ def test_the_process_manager_comes_back(host: Host) -> None:
     assert load.gap() < 10
     (after,) = {parents(host)[pid][0] for pid in processes(host)}
     assert after != manager
-    orphans = [args for parent, args in parents(host).values() if parent not in (after, main_pid(host))]
+    orphans = [
+        args for parent, args in parents(host).values() if parent not in (after, main_pid(host))
+    ]
     assert orphans == []
 
 
@@ -121,12 +127,16 @@ def test_a_change_of_the_configuration_loses_no_request(host: Host) -> None:
 def test_a_configuration_that_is_not_valid_changes_nothing(
     host: Host, event: str, config: str, reason: str
 ) -> None:
-    before = host.check_output("readlink /etc/httpd; cat /etc/httpd/*; stat -c %z /run/httpd/httpd.pid")
+    before = host.check_output(
+        "readlink /etc/httpd; cat /etc/httpd/*; stat -c %z /run/httpd/httpd.pid"
+    )
     with under_load(host, event):
         vhosts = [VHOST | {"config": config, "mounts": [{"url": "/", "script": "app.fcgi"}]}]
         message = refusal(httpd_vhosts=vhosts, httpd_extra_modules=["socache_shmcb", "ssl"])
     assert reason in message
-    now = host.check_output("readlink /etc/httpd; cat /etc/httpd/*; stat -c %z /run/httpd/httpd.pid")
+    now = host.check_output(
+        "readlink /etc/httpd; cat /etc/httpd/*; stat -c %z /run/httpd/httpd.pid"
+    )
     assert now == before
 
 
@@ -146,7 +156,7 @@ def full_disk(host: Host, directory: str) -> Iterator[None]:
 
 def test_a_release_for_which_there_is_no_room_is_refused(host: Host, tmp_path: Path) -> None:
     with full_disk(host, "/srv/fcgi"), under_load(host, "no room for a release"):
-        message = refusal(fcgi_app_list=applications(variant(tmp_path, "no room")))
+        *_, message = failures("deploy", fcgi_app_list=applications(variant(tmp_path, "no room")))
     assert "was not built, and nothing live was changed" in message
     assert "No space left on device" in message
 

@@ -1,0 +1,83 @@
+"""httpd and mod_fcgid are replaced: built once, restarted once, serving otherwise.
+
+The checks build on each other. The first one meets a host that serves with what the distribution has.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from changes import address_of, greets, under_load
+from playbooks import deploy, refusal
+from testinfra.host import Host
+
+UNTIL = "the requests until it listens again"
+
+
+def starts(host: Host) -> int:
+    """How often httpd was started."""
+    lines = host.run("journalctl --unit httpd --output cat --grep '^Started'").stdout
+    return len(lines.splitlines())
+
+
+def record(host: Host) -> Any:
+    """What the module was built from."""
+    return json.loads(host.file("/var/lib/mod_fcgid/build.json").content_string)
+
+
+def version(host: Host) -> str:
+    return host.check_output("dpkg-query --show --showformat '${Version}' apache2-bin")
+
+
+def test_the_httpd_of_the_distribution_is_not_pushed_aside_without_being_asked(host: Host) -> None:
+    message = refusal()
+    assert "Port 80 is taken by apache2" in message
+    assert "httpd_take_over" in message
+    assert greets(address_of(host), "/x.fcgi") == ""
+
+
+def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
+    """Installed and checked beside it, on another port; then it changes places with it."""
+    deploy(httpd_port=8080)
+    assert greets(address_of(host), "/x.fcgi") == ""
+    with under_load(
+        host, "from the distribution's httpd to this one", lambda: 100, UNTIL, ["/x.fcgi"]
+    ):
+        deploy(httpd_take_over=True)
+    assert starts(host) == 1
+    assert not host.service("apache2").is_running
+    assert not host.service("apache2").is_enabled
+    assert "changed=0 " in deploy()
+
+
+def test_an_upgrade_of_httpd_builds_once_and_restarts_once(host: Host) -> None:
+    before = version(host)
+    newest = host.check_output("apt-cache madison apache2-bin | cut -d '|' -f 2 | head -1").strip()
+    if newest == before:
+        pytest.skip(f"the mirrors have one version of httpd only, {before}")
+    started, built = starts(host), record(host)
+    with under_load(host, "upgrade of the package of httpd", lambda: 100, UNTIL):
+        host.check_output(
+            "rm /etc/apt/preferences.d/held && DEBIAN_FRONTEND=noninteractive apt-get -qy upgrade"
+        )
+        assert version(host) == newest
+        deploy()
+    assert starts(host) == started + 1
+    assert record(host)["inputs"] != built["inputs"]
+    assert "changed=0 " in deploy()
+
+
+def test_a_change_of_the_patches_builds_once_and_restarts_once(host: Host) -> None:
+    patched = record(host)
+    for event, patches in (
+        ("from the patched mod_fcgid to the released one", {"mod_fcgid_patches": []}),
+        ("and back", {}),
+    ):
+        started = starts(host)
+        with under_load(host, event, lambda: 100, UNTIL):
+            deploy(**patches)
+        assert starts(host) == started + 1
+        assert "changed=0 " in deploy(**patches)
+    assert record(host) == patched
