@@ -196,6 +196,36 @@ def test_a_vhost_with_a_syntax_error_leaves_the_old_site_answering(host: Host) -
     assert host.check_output("readlink /etc/httpd") == live
 
 
+@pytest.mark.usefixtures("serving")
+def test_a_configuration_with_which_a_site_fails_is_taken_back(host: Host) -> None:
+    live = host.check_output("readlink /etc/httpd")
+    message = refusal(
+        httpd_vhosts=[{"name": "localhostfcgi", "config": "Redirect 503 /"}],
+        httpd_fcgid_queue_timeout=10,
+    )
+    assert "(Host: localhostfcgi): status 200 before, status 503 after" in message
+    assert f"/etc/{live}, is live again and answers as before" in message
+    assert host.check_output("readlink /etc/httpd") == live
+    assert "Redirect 503 /" in host.file("/etc/httpd.versions/rejected/vhosts.conf").content_string
+    assert "changed=0 " in deploy().stdout
+
+
+@pytest.mark.parametrize("change", ["reload", "restart"])
+def test_a_configuration_with_which_httpd_ends_is_taken_back(host: Host, change: str) -> None:
+    """A log that cannot be opened: `httpd -t` does not try to."""
+    if change == "restart":  # the same module, but no longer the file that httpd has loaded
+        module = "/usr/lib/httpd/modules/mod_fcgid.so"
+        host.check_output(f"cp {module} {module}.new && mv {module}.new {module}")
+    live = host.check_output("readlink /etc/httpd")
+    vhost = {"name": "localhostfcgi", "config": "CustomLog /no/such/directory/log timed"}
+    message = refusal(httpd_vhosts=[vhost])
+    assert f"systemctl {change} httpd" in message
+    assert f"/etc/{live}, is live again and answers as before" in message
+    assert host.check_output("readlink /etc/httpd") == live
+    assert "Hello world!" in host.check_output(SITE)
+    assert "changed=0 " in deploy().stdout
+
+
 def test_a_script_is_reached_through_its_mount_only(host: Host) -> None:
     vhost = {"name": "localhostfcgi", "mounts": [{"url": "/app", "script": "app.fcgi"}]}
     assert deploy(httpd_vhosts=[vhost]).returncode == 0
