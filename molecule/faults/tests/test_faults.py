@@ -201,4 +201,4 @@ def test_a_deploy_that_is_killed_leaves_a_version_serving_and_the_next_completes
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             deploy(**variables)
-            assert "changed=0 " in deploy(**variables) or number < 9
+    assert "changed=0 " in deploy(**variables)
