@@ -15,10 +15,11 @@ DOCUMENTATION = """
 module: fcgi_release
 short_description: Put a release of a FastCGI application live, if it works
 description:
-  - Tries the release first. It is started as mod_fcgid would start it (FastCGI 1.0, section 2.2), but on a
-    socket of its own, and asked for I(health). Only if it answers is it put live, by one rename.
-    Then I(url) is asked for the same through the web server; if that fails, the release that was live
-    before is put back.
+  - Tries the release first. It is started as mod_fcgid would start it (FastCGI 1.0, section 2.2),
+    but on a socket of its own, and asked for I(health). Only if it answers is it put live, by one
+    rename.
+    Then the web server at I(port) is asked for the same; if that fails, what was live before is put
+    back.
   - Old releases are deleted, but never one that a process runs from.
 version_added: 0.1.0
 options:
@@ -47,17 +48,18 @@ options:
     default: {}
   secrets:
     description:
-      - Files in C(secrets) below I(directory), name to content, that this user alone can read. Others there are
-        removed. When one changes, the release gets new workers, and if these do not work, the file
-        has its old content again.
+      - Files in C(secrets) below I(directory), name to content, that this user alone can read.
+        Others there are removed. When one changes, the release gets new workers, and if these do
+        not work, the file has its old content again.
     type: dict
     default: {}
   mount:
-    description: Where the application is mounted, the C(SCRIPT_NAME) of its requests without a slash at the end.
+    description: Where the application is mounted, its C(SCRIPT_NAME), without a slash at the end.
     type: str
     default: ""
   health:
-    description: Path, below the mount, that is asked for. The answer must have a status from 200 to 399.
+    description:
+      - Path, below the mount, that is asked for. The answer must have a status from 200 to 399.
     type: str
     default: /
   timeout:
@@ -151,12 +153,13 @@ class Application:
     def program(self, release: str) -> str:
         return os.path.join(self.releases, release, self.script)
 
+    def live_program(self) -> str:
+        """Where the link leads, which may be another application's; empty when there is none."""
+        return os.readlink(self.link) if os.path.islink(self.link) else ""
+
     def live(self) -> str:
         """Name of the live release, empty when there is none."""
-        try:
-            program = os.readlink(self.link)
-        except OSError:
-            return ""
+        program = self.live_program()
         release = os.path.basename(os.path.dirname(program))
         return release if program == self.program(release) else ""
 
@@ -182,15 +185,15 @@ class Application:
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.mark(release))
 
-    def put_live(self, release: str) -> None:
-        """Make the link lead to the program of `release`, or remove it if that is empty."""
-        if not release:
+    def put_live(self, program: str) -> None:
+        """Make the link lead to `program`, or remove it if that is empty."""
+        if not program:
             os.remove(self.link)
             return
         new = self.link + ".new"
         with contextlib.suppress(FileNotFoundError):
             os.remove(new)
-        os.symlink(self.program(release), new)
+        os.symlink(program, new)
         os.replace(new, self.link)
 
     def renew(self, release: str) -> None:
@@ -214,7 +217,7 @@ def in_use(releases: str) -> set[str]:
     used = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/cmdline") as cmdline:
+            with open(f"/proc/{pid}/cmdline", errors="surrogateescape") as cmdline:
                 paths = cmdline.read().split("\0")
             paths.append(os.readlink(f"/proc/{pid}/exe"))
         except OSError:  # it ended meanwhile, or is a thread of the kernel
@@ -241,10 +244,9 @@ class Secrets:
                 found[entry.name] = file.read()
         return found
 
-    def newest(self) -> float:
-        """When a file here was written last, in seconds since the epoch; 0 without any."""
-        names = self.before if os.path.isdir(self.directory) else {}
-        return max((os.stat(os.path.join(self.directory, name)).st_mtime for name in names), default=0.0)
+    def changed_last(self) -> float:
+        """When a file came or went here last, in seconds since the epoch; 0 without any."""
+        return os.stat(self.directory).st_mtime if self.before else 0.0
 
     def differ(self) -> bool:
         return self.before != self.wanted
@@ -254,7 +256,7 @@ class Secrets:
         if files == self._read():
             return
         if not files:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            shutil.rmtree(self.directory)
             return
         os.makedirs(self.directory, mode=0o500, exist_ok=True)
         os.chown(self.directory, self.owner.pw_uid, self.owner.pw_gid)
@@ -262,8 +264,7 @@ class Secrets:
             os.remove(os.path.join(self.directory, name))
         for name, content in files.items():
             path = os.path.join(self.directory, name)
-            new = tempfile.NamedTemporaryFile(dir=self.directory, delete=False)  # mode 0600
-            with new:
+            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as new:  # mode 0600
                 new.write(content)
             os.chown(new.name, self.owner.pw_uid, self.owner.pw_gid)
             os.chmod(new.name, 0o400)
@@ -288,8 +289,8 @@ def trouble(status: int, path: str) -> str:
 def try_release(program: str, options: dict) -> None:
     """Start a worker as mod_fcgid does, but on a socket of its own, and send it one request.
 
-    Raises Failed, with what the worker wrote. A worker that does not answer in time is told to abort:
-    fcgiserve then writes where it hangs.
+    Raises Failed, with what the worker wrote. A worker that does not answer in time is told to
+    abort: fcgiserve then writes where it hangs.
     """
     owner = pwd.getpwnam(options["user"])
     with contextlib.ExitStack() as stack:
@@ -297,18 +298,21 @@ def try_release(program: str, options: dict) -> None:
         output = stack.enter_context(tempfile.TemporaryFile(mode="w+", errors="replace"))
         address = os.path.join(directory, "socket")
         with listen.bind(address) as listener:
-            worker = subprocess.Popen(
-                [program],
-                stdin=listener,
-                stdout=output,
-                stderr=output,
-                cwd=os.path.dirname(options["live"]),
-                env={"PATH": PATH, **{k: str(v) for k, v in options["environment"].items()}},
-                user=owner.pw_uid,
-                group=owner.pw_gid,
-                extra_groups=os.getgrouplist(owner.pw_name, owner.pw_gid),
-                start_new_session=True,
-            )
+            try:
+                worker = subprocess.Popen(
+                    [program],
+                    stdin=listener,
+                    stdout=output,
+                    stderr=output,
+                    cwd=os.path.dirname(options["live"]),
+                    env={"PATH": PATH, **{k: str(v) for k, v in options["environment"].items()}},
+                    user=owner.pw_uid,
+                    group=owner.pw_gid,
+                    extra_groups=os.getgrouplist(owner.pw_name, owner.pw_gid),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise Failed(f"it cannot be started: {error}") from error
         # From here on the worker alone holds the socket: if it ends, the request fails at once.
         params = client.request_params(options["health"], headers=[("Host", options["host"])])
         params["SCRIPT_NAME"] = options["mount"]
@@ -320,6 +324,8 @@ def try_release(program: str, options: dict) -> None:
             written = answer.errors.decode(errors="replace")
         except client.RequestFailed as error:
             reason = str(error)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                reason = f"it ended with status {worker.wait(1)} and did not answer."
             worker.send_signal(signal.SIGABRT)
         finally:
             end(worker)
@@ -343,7 +349,9 @@ def check_site(options: dict) -> None:
     path = options["mount"] + options["health"]
     log = options["error_log"]
     begin = os.path.getsize(log) if log and os.path.exists(log) else 0
-    connection = http.client.HTTPConnection("127.0.0.1", options["port"], timeout=options["timeout"])
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", options["port"], timeout=options["timeout"]
+    )
     try:
         connection.request("GET", path, headers={"Host": options["host"]})
         reason = trouble(connection.getresponse().status, f"http://{options['host']}{path}")
@@ -372,7 +380,8 @@ def choose(module: AnsibleModule, application: Application) -> str:
     names = ", ".join(f"{name} (live)" if name == live else name for name in built) or "none"
     missing = f"no release {wanted}" if wanted else "no earlier release that was live"
     module.fail_json(
-        msg=f"There is {missing} in {application.releases}. Built are, the one used last first: {names}."
+        msg=f"There is {missing} in {application.releases}. "
+        f"Built are, the one used last first: {names}."
     )
 
 
@@ -397,41 +406,52 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
+    # What an application reads, and may log, is often the content without the newline at its end.
+    module.no_log_values.update(filter(None, (str(s).strip() for s in options["secrets"].values())))
     application = Application(options["directory"], options["script"], options["live"])
     before = application.live()
     if module.check_mode and options["release"] and options["release"] not in application.built():
         module.exit_json(changed=True, release=options["release"], replaced=before, deleted=[])
     release = choose(module, application)
     secrets = Secrets(options["directory"], options["user"], options["secrets"])
-    # An earlier run may have been killed before it had checked the release, or renewed its workers.
-    renews = secrets.differ() or secrets.newest() > application.used_last(release)
-    if release == before and application.works(release) and not renews:
-        module.exit_json(changed=False, release=release, replaced=before, deleted=[])
-    if module.check_mode:
-        module.exit_json(changed=True, release=release, replaced=before, deleted=[])
+    # An earlier run may have been killed before it had renewed the workers, or checked the release.
+    changed = (
+        release != before
+        or not application.works(release)
+        or secrets.differ()
+        or secrets.changed_last() > application.used_last(release)
+    )
+    if module.check_mode or not changed:
+        module.exit_json(changed=changed, release=release, replaced=before, deleted=[])
 
-    put_live = False
+    program, program_before = application.program(release), application.live_program()
+    replaced = False
     try:
         secrets.write(secrets.wanted)
-        try_release(application.program(release), options)
+        try_release(program, options)
         application.unmark(release)
-        put_live = True
-        if release != before:
-            application.put_live(release)
-        elif renews:
+        if release == before:
             application.renew(release)
+        else:
+            application.put_live(program)
+            replaced = True
         if options["port"]:
             check_site(options)
     except Failed as error:
-        secrets.write(secrets.before)
-        if put_live and release != before:
-            application.put_live(before)
-        elif put_live:
-            application.renew(release)
-        stays = f"{before} {'is live again' if put_live else 'stays live'}" if before else "none is live"
+        if secrets.differ():
+            secrets.write(secrets.before)
+            if before in application.built():  # a worker of it may have read the new ones
+                application.renew(before)
+        if replaced:
+            application.put_live(program_before)
+        stays = (
+            f"{before or program_before} {'is live again' if replaced else 'stays live'}"
+            if program_before
+            else "none is live"
+        )
         module.fail_json(
             msg=f"Release {release} of {os.path.basename(options['directory'])} was "
-            f"{'put live' if put_live else 'tried'} and does not work, so {stays}: {error}"
+            f"{'put live' if replaced else 'tried'} and does not work, so {stays}: {error}"
         )
     with open(application.mark(release), "w"):
         pass

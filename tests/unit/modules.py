@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-MODULES = Path(__file__).parents[2] / "plugins" / "modules"
+CHECKOUT = Path(__file__).parents[2]
+MODULES = CHECKOUT / "plugins" / "modules"
+# Where a module finds what it imports from this collection.
+COLLECTIONS = CHECKOUT / ".collections"
 
 RUN = """
 import runpy, sys
@@ -21,7 +25,10 @@ with patch_module_args({arguments!r}):
 def run_module(name: str, **arguments: Any) -> dict[str, Any]:
     """The result of the module `name`, with the given arguments."""
     program = RUN.format(arguments=arguments, path=str(MODULES / f"{name}.py"))
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
     assert run.stdout, run.stderr
     result: dict[str, Any] = json.loads(run.stdout)
     return result

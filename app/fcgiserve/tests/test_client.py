@@ -127,6 +127,12 @@ def test_a_refused_request_is_an_error_that_says_why(peer_that_answers, status, 
         (b"", "without END_REQUEST"),
         (records.encode_record(records.STDOUT, 1, b"Status: 200"), "without END_REQUEST"),
         (records.encode_end_request(1), "has no headers"),
+        (records.encode_record(records.END_REQUEST, 1, b"short"), "it has 8"),
+        (
+            records.encode_record(records.STDOUT, 1, b"Status: fine\r\n\r\n")
+            + records.encode_end_request(1),
+            "without a number: 'fine'",
+        ),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "FastCGI version 72"),
     ],
 )

@@ -121,6 +121,8 @@ def request(
             return _converse(sock, b"".join(parts), deadline)
     except (socket.timeout, BlockingIOError) as error:
         raise RequestFailed(f"no complete answer from {name} in {timeout:g} s") from error
+    except records.ProtocolError as error:
+        raise RequestFailed(str(error)) from error
     except OSError as error:
         raise RequestFailed(
             f"cannot talk to {name}: {error.strerror or error}; is the application running?"
@@ -173,7 +175,10 @@ def _parse(raw: bytes, errors: bytes, app_status: int) -> Answer:
     for line in lines.decode("latin-1").splitlines():
         name, _, value = line.partition(":")
         if name.lower() == "status":
-            status = int(value.split()[0])
+            number = value.strip()[:3]
+            if not (number.isascii() and number.isdigit()):
+                raise RequestFailed(f"the answer has a status without a number: {value.strip()!r}")
+            status = int(number)
         else:
             headers.append((name, value.strip()))
     if status == 200 and any(name.lower() == "location" for name, _ in headers):

@@ -1,0 +1,442 @@
+"""A release goes live only if it works; if it does not, what was live stays, or is live again."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from modules import CHECKOUT, run_module
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="the module gives a process a user and groups, which only root can"
+)
+
+# The program of a release: serves `application` of app.py, which is beside it, on descriptor 0.
+LAUNCHER = f"""#!{sys.executable} -IS
+import sys
+sys.path[:0] = [{str(CHECKOUT / "app" / "fcgiserve" / "src")!r}, {{release!r}}]
+from fcgiserve.cli import main
+sys.exit(main(["app:application"]))
+"""
+
+WORKS = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"works"]
+"""
+RAISES = "import missing_module"
+ANSWERS_500 = "def application(environ, start_response): raise ValueError('in the answer')"
+HANGS = "import time; time.sleep(60)  # waits for what never comes"
+EXITS = "import os; os.write(2, b'no database'); os._exit(3)"
+
+
+class Deployment:
+    """One application on this host: where its releases are, and what is said to the module."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "shop"
+        self.releases = self.directory / "releases"
+        self.secrets = self.directory / "secrets"
+        self.link = directory / "htdocs" / "app.fcgi"
+        self.link.parent.mkdir()
+        self.options: dict[str, Any] = {"timeout": 10}
+
+    def program(self, release: str) -> Path:
+        return self.releases / release / "app.fcgi"
+
+    def add(self, release: str, application: str = WORKS) -> None:
+        program = self.program(release)
+        program.parent.mkdir(parents=True)
+        (program.parent / "app.py").write_text(application)
+        self.replace_program(release, LAUNCHER.format(release=str(program.parent)))
+
+    def replace_program(self, release: str, content: str) -> None:
+        program = self.program(release)
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(content)
+        program.chmod(0o755)
+
+    def put(self, release: Optional[str] = None, **options: Any) -> dict[str, Any]:
+        return run_module(
+            "fcgi_release",
+            **{
+                "directory": str(self.directory),
+                "script": "app.fcgi",
+                "live": str(self.link),
+                "user": "root",
+                **({"release": release} if release else {}),
+                **self.options,
+                **options,
+            },
+        )
+
+    def release(self, name: str, application: str = WORKS, **options: Any) -> dict[str, Any]:
+        self.add(name, application)
+        return self.put(name, **options)
+
+    @property
+    def live(self) -> str:
+        return self.link.resolve().parent.name if self.link.is_symlink() else ""
+
+    @property
+    def inode(self) -> int:
+        """What mod_fcgid knows the application by."""
+        return self.link.stat().st_ino
+
+    def built(self) -> set[str]:
+        return {path.name for path in self.releases.iterdir()}
+
+    def written_secrets(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.secrets.iterdir()}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path)
+
+
+class Site:
+    """A web server that logs, and answers what it is told; it keeps what it was asked."""
+
+    def __init__(self, log: Path) -> None:
+        self.status = 200
+        self.asked: list[tuple[str, str]] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append((self.headers["Host"], self.path))
+                with log.open("a") as file:
+                    file.write(f"status {site.status} it is\n")
+                self.send_response(site.status)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        log.write_text("from before\n")
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.options: dict[str, Any] = {"port": self.server.server_port, "error_log": str(log)}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "error_log")
+    with site.server as server:
+        threading.Thread(target=server.serve_forever, args=[0.01]).start()
+        yield site
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def running(*command: Any, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def outcome(result: dict[str, Any]) -> tuple[bool, str, str]:
+    assert "msg" not in result, result["msg"]
+    return result["changed"], result["release"], result["replaced"]
+
+
+def test_the_first_release_goes_live_and_then_nothing_changes(shop: Deployment) -> None:
+    assert outcome(shop.release("a")) == (True, "a", "")
+    assert shop.link.readlink() == shop.program("a")
+    inode = shop.inode
+    assert outcome(shop.put("a")) == (False, "a", "a")
+    assert shop.inode == inode
+
+
+def test_another_release_replaces_it(shop: Deployment) -> None:
+    shop.release("a")
+    assert outcome(shop.release("b")) == (True, "b", "a")
+    assert shop.live == "b"
+
+
+@pytest.mark.parametrize(
+    ("application", "says"),
+    [
+        (RAISES, ["answered / with status 500", "Traceback", "No module named 'missing_module'"]),
+        (ANSWERS_500, ["answered / with status 500", "Traceback", "ValueError: in the answer"]),
+        (HANGS, ["no complete answer", "in 1 s", 'a/app.py", line 1 in <module>']),
+        (EXITS, ["ended with status 3", "no database"]),
+    ],
+)
+def test_a_release_that_does_not_work_is_refused(
+    shop: Deployment, application: str, says: list[str]
+) -> None:
+    result = shop.release("bad-a", application, timeout=1)
+    assert result["failed"] and not shop.live
+    message = "Release bad-a of shop was tried and does not work, so none is live: "
+    assert result["msg"].startswith(message)
+    assert [text for text in says if text not in result["msg"]] == []
+
+
+def test_a_release_that_is_refused_leaves_the_live_one_alone(shop: Deployment) -> None:
+    shop.release("a")
+    inode = shop.inode
+    result = shop.release("b", RAISES)
+    assert "Release b of shop was tried and does not work, so a stays live" in result["msg"]
+    assert (shop.live, shop.inode) == ("a", inode)
+    assert not shop.put("a")["changed"]
+
+
+@pytest.mark.parametrize("program", ["#!/nonexistent/python\n", "not a program"])
+def test_a_program_that_cannot_be_started_is_refused(shop: Deployment, program: str) -> None:
+    shop.replace_program("a", program)
+    result = shop.put("a", secrets={"key": "new"})
+    assert "so none is live: it cannot be started" in result["msg"]
+    assert not shop.live and not shop.secrets.exists()
+
+
+def test_nothing_that_a_trial_started_is_left(shop: Deployment, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    starts_a_child = (
+        "import subprocess, sys\n"
+        f"open({str(child)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))\n"
+    )
+    shop.release("a", starts_a_child + WORKS)
+    state = Path("/proc", child.read_text(), "stat")
+    # One that ended and that nobody has waited for yet is in state Z.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        assert state.read_text().rpartition(") ")[2][0] == "Z"
+
+
+def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    tells = (
+        "import json, os\n"
+        "def application(environ, start_response):\n"
+        "    names = ['SCRIPT_NAME', 'PATH_INFO', 'QUERY_STRING', 'REQUEST_URI', 'HTTP_HOST']\n"
+        "    request = {name: environ[name] for name in names}\n"
+        f"    with open({str(seen)!r}, 'w') as file:\n"
+        "        json.dump([request, dict(os.environ), os.getcwd()], file)\n"
+        "    start_response('303 See Other', [('Location', '/login')])\n"
+        "    return []\n"
+    )
+    result = shop.release(
+        "a",
+        tells,
+        mount="/shop",
+        health="/healthz?deep=1",
+        host="www.example.org",
+        environment={"THREADS": 4},
+    )
+    assert result["changed"]
+    request, environment, directory = json.loads(seen.read_text())
+    assert request == {
+        "SCRIPT_NAME": "/shop",
+        "PATH_INFO": "/healthz",
+        "QUERY_STRING": "deep=1",
+        "REQUEST_URI": "/shop/healthz?deep=1",
+        "HTTP_HOST": "www.example.org",
+    }
+    environment.pop("LC_CTYPE", None)  # of Python itself
+    assert environment == {
+        "PATH": "/bin:/usr/bin:/usr/ucb:/usr/bsd:/usr/local/bin",
+        "THREADS": "4",
+    }
+    assert directory == str(shop.link.parent)
+
+
+def test_the_site_is_asked_for_the_same(shop: Deployment, site: Site) -> None:
+    shop.options.update(site.options, mount="/shop", health="/healthz", host="www.example.org")
+    assert shop.release("a")["changed"]
+    assert site.asked == [("www.example.org", "/shop/healthz")]
+
+
+def test_when_the_site_fails_the_one_before_is_live_again(shop: Deployment, site: Site) -> None:
+    shop.options.update(site.options, host="www.example.org")
+    shop.release("a")
+    site.status = 503
+    message = shop.release("b")["msg"]
+    assert "Release b of shop was put live and does not work, so a is live again" in message
+    assert "answered http://www.example.org/ with status 503" in message
+    assert message.endswith("It wrote:\nstatus 503 it is")
+    assert shop.live == "a"
+    assert not shop.put("a")["changed"]
+
+
+def test_when_the_site_fails_at_the_first_release_there_is_no_link(shop: Deployment) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        message = shop.release("a", port=closed.getsockname()[1])["msg"]
+    assert "was put live and does not work, so none is live: no answer to http://" in message
+    assert "Connection refused" in message
+    assert not shop.link.is_symlink()
+
+
+def test_what_another_application_had_live_there_is_put_back(shop: Deployment, site: Site) -> None:
+    other = shop.link.parent / "other.fcgi"
+    shop.link.symlink_to(other)
+    site.status = 503
+    assert f"so {other} is live again" in shop.release("a", **site.options)["msg"]
+    assert shop.link.readlink() == other
+
+
+def test_a_run_that_was_killed_before_the_check_is_made_up_for(
+    shop: Deployment, site: Site
+) -> None:
+    shop.options.update(site.options)
+    shop.release("a")
+    (shop.releases / "a" / ".live").unlink()
+    assert outcome(shop.put("a")) == (True, "a", "a")
+    assert len(site.asked) == 2
+    assert not shop.put("a")["changed"]
+    assert len(site.asked) == 2
+
+
+def test_a_rollback_goes_to_the_one_before_and_another_returns(shop: Deployment) -> None:
+    for release in ("a", "b", "c"):
+        shop.release(release)
+    assert outcome(shop.put()) == (True, "b", "c")
+    assert outcome(shop.put()) == (True, "c", "b")
+    assert outcome(shop.put("a")) == (True, "a", "c")
+    assert outcome(shop.put()) == (True, "c", "a")
+    assert outcome(shop.put()) == (True, "a", "c")
+    assert shop.live == "a"
+
+
+def test_a_rollback_goes_to_none_that_was_not_live_or_failed_then(
+    shop: Deployment, site: Site
+) -> None:
+    shop.release("worked-once")
+    shop.release("a")
+    shop.add("built")
+    shop.release("refused", RAISES)
+    site.status = 503
+    shop.put("worked-once", **site.options)
+    message = shop.put()["msg"]
+    assert f"There is no earlier release that was live in {shop.releases}" in message
+    assert shop.live == "a"
+
+
+def test_an_unknown_release_is_answered_with_those_that_are_there(shop: Deployment) -> None:
+    assert "no release x in" in shop.put("x")["msg"]
+    assert shop.put("x")["msg"].endswith("first: none.")
+    shop.release("a")
+    shop.release("b")
+    (shop.releases / "half-built").mkdir()
+    assert shop.put("x")["msg"].endswith("the one used last first: b (live), a.")
+
+
+def test_as_many_as_asked_for_are_kept_those_used_last(shop: Deployment) -> None:
+    for release in ("a", "b", "c"):
+        assert shop.release(release, keep=3)["deleted"] == []
+    shop.put("a")
+    assert shop.release("d", keep=3)["deleted"] == ["b"]
+    assert shop.built() == {"a", "c", "d"}
+
+
+def test_one_that_a_process_runs_from_is_kept(shop: Deployment) -> None:
+    shop.release("a")
+    not_utf_8 = [sys.executable, "-c", "input()", b"\xff"]
+    with socket.socket() as listener:
+        listener.listen()
+        with (
+            running(shop.program("a"), stdin=listener),
+            running(*not_utf_8, stdin=subprocess.PIPE),
+        ):
+            shop.release("b", keep=1)
+            assert shop.release("c", keep=1)["deleted"] == ["b"]
+    assert shop.put("c", secrets={"key": "new"}, keep=1)["deleted"] == ["a"]
+
+
+@pytest.fixture
+def another_group() -> Iterator[None]:
+    """One that this process has and that a worker must not get."""
+    before = os.getgroups()
+    os.setgroups([0])
+    yield
+    os.setgroups(before)
+
+
+@pytest.mark.usefixtures("another_group")
+def test_the_worker_runs_as_the_user_who_alone_can_read_the_secrets() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # tmp_path is for root only
+        shop = Deployment(Path(directory))
+        look = f"cd {shop.secrets}; cat key; echo; stat -c '%n %U %a' . key"
+        shop.replace_program("a", f"#!/bin/sh\nid -un; id -Gn; {look}\n")
+        message = shop.put("a", user="nobody", secrets={"key": "open sesame"})["msg"]
+    group = subprocess.run(["id", "-Gn", "nobody"], capture_output=True, text=True).stdout.strip()
+    wrote = ["nobody", group, "********", ". nobody 500", "key nobody 400"]
+    assert message.splitlines()[-5:] == wrote
+
+
+def test_secrets_are_what_is_wanted_and_a_change_starts_new_workers(shop: Deployment) -> None:
+    shop.release("a", secrets={"key": "old", "certificate": "that goes"})
+    inode = shop.inode
+    assert shop.written_secrets() == {"key": "old", "certificate": "that goes"}
+    assert not shop.put("a", secrets={"key": "old", "certificate": "that goes"})["changed"]
+    assert shop.inode == inode
+    assert outcome(shop.put("a", secrets={"key": "new"})) == (True, "a", "a")
+    assert shop.written_secrets() == {"key": "new"}
+    assert shop.inode != inode and os.access(shop.link, os.X_OK)
+    assert shop.put("a")["changed"]
+    assert not shop.secrets.exists()
+
+
+READS = """
+import pathlib
+key = pathlib.Path(__file__).parents[2].joinpath("secrets", "key").read_text().strip()
+if key != "works":
+    raise ValueError(f"{key} does not work")
+"""
+
+
+def test_a_secret_that_does_not_work_is_put_back_and_not_told(shop: Deployment) -> None:
+    shop.release("a", READS + WORKS, secrets={"key": "works"})
+    inode = shop.inode
+    result = shop.put("a", secrets={"key": "sesame\n", "more": "more"})
+    assert "Release a of shop was tried and does not work, so a stays live" in result["msg"]
+    assert "ValueError: ******** does not work" in result["msg"]
+    assert "sesame" not in json.dumps(result)
+    told = result["invocation"]["module_args"]["secrets"].values()
+    assert set(told) == {"VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"}
+    assert shop.written_secrets() == {"key": "works"}
+    # A worker that started during the trial has read what did not work.
+    assert shop.inode != inode
+
+
+def test_the_secrets_of_a_release_that_is_refused_go_with_it(shop: Deployment) -> None:
+    assert shop.release("a", READS, secrets={"key": "sesame"})["failed"]
+    assert not shop.secrets.exists()
+
+
+def test_a_run_that_was_killed_after_it_wrote_secrets_is_made_up_for(shop: Deployment) -> None:
+    shop.release("a", secrets={"key": "old"})
+    inode = shop.inode
+    (shop.secrets / "key").unlink()
+    (shop.secrets / "key").write_text("new")
+    assert shop.put("a", secrets={"key": "new"})["changed"]
+    assert shop.inode != inode
+    assert not shop.put("a", secrets={"key": "new"})["changed"]
+
+
+def test_check_mode_changes_nothing_and_says_what_would(shop: Deployment, site: Site) -> None:
+    shop.options.update(site.options, _ansible_check_mode=True)
+    assert outcome(shop.put("not-built")) == (True, "not-built", "")
+    assert not shop.directory.exists()
+    shop.add("a")
+    assert outcome(shop.put("a", secrets={"key": "new"})) == (True, "a", "")
+    assert not shop.link.is_symlink() and not shop.secrets.exists()
+    shop.put("a", _ansible_check_mode=False, port=None)
+    assert outcome(shop.put("a")) == (False, "a", "a")
+    shop.release("b", RAISES)
+    assert outcome(shop.put("b", keep=1)) == (True, "b", "a")
+    assert (shop.live, shop.built(), site.asked) == ("a", {"a", "b"}, [])
