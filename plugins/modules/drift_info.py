@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = """
 module: drift_info
-short_description: Tell which files, directories and links are not as expected
+short_description: Tell which files and directories are not as expected
 description:
   - Compares paths on the host with what they should be, all in one round trip, so that the tasks
     that would put them right run only where there is something to do. Changes nothing.
@@ -29,9 +29,6 @@ options:
       mode:
         description: The permissions, in octal.
         type: str
-      target:
-        description: The target of the link.
-        type: path
   present:
     description: Paths that must exist.
     type: list
@@ -74,17 +71,13 @@ def is_file(path: str, content: str) -> bool:
         return file.read() == content.encode()
 
 
-def differs(
-    path: str, content: str | None = None, mode: str | None = None, target: str | None = None
-) -> bool:
+def differs(path: str, content: str | None = None, mode: str | None = None) -> bool:
     """Whether the path is missing, or not what is said of it."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return True
     if mode is not None and stat.S_IMODE(status.st_mode) != int(mode, 8):
-        return True
-    if target is not None and not (stat.S_ISLNK(status.st_mode) and os.readlink(path) == target):
         return True
     return content is not None and not (stat.S_ISREG(status.st_mode) and is_file(path, content))
 
@@ -100,7 +93,6 @@ def main() -> None:
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
                     "mode": {"type": "str"},
-                    "target": {"type": "path"},
                 },
             },
             "present": {"type": "list", "elements": "path", "default": []},

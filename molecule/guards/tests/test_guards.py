@@ -7,43 +7,17 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
-import os
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playbooks import application, deploy, refusal
 from testinfra.host import Host
 
-ROOT = Path(__file__).parents[3]
 SITE = "curl --silent --show-error --fail --max-time 60 http://127.0.0.1/app.fcgi"
 TARBALL = "mod_fcgid-2.3.9.tar.gz"
-
-
-def deploy(**variables: object) -> subprocess.CompletedProcess[str]:
-    """Run the playbook as an operator would."""
-    return subprocess.run(
-        [
-            *("ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("--extra-vars", json.dumps(variables), "playbooks/deploy.yml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
-    )
-
-
-def refusal(**variables: object) -> str:
-    """The one message with which the playbook refuses these variables."""
-    run = deploy(**variables)
-    assert run.returncode == 2, run.stdout + run.stderr
-    fatal = re.findall(r"^(?:fatal|failed): .*\n(?:(?:    .*)?\n)+", run.stdout, re.MULTILINE)
-    assert len(fatal) == 1, run.stdout
-    return " ".join(fatal[0].split())
 
 
 def traces(host: Host) -> str:
@@ -165,10 +139,9 @@ def test_a_run_that_stops_half_way_is_completed_by_the_next(host: Host) -> None:
     )
     message = refusal(httpd_vhosts=[{"name": "localhostfcgi", "config": "NoSuchDirective on"}])
     assert "The new configuration is not valid" in message
-    run = deploy()
-    assert run.returncode == 0, run.stdout
+    deploy()
     assert host.run("systemctl is-enabled apache2").stdout.strip() == "disabled"
-    assert "changed=0" in deploy().stdout
+    assert "changed=0" in deploy()
 
 
 def test_a_good_deploy(host: Host, mirror: tuple[Path, str], tmp_path: Path) -> None:
@@ -177,12 +150,11 @@ def test_a_good_deploy(host: Host, mirror: tuple[Path, str], tmp_path: Path) -> 
     host.check_output("rm /var/lib/mod_fcgid/build.json")
     cached = Path("~/.cache/fcgid.stack").expanduser() / TARBALL
     (directory / TARBALL).write_bytes(cached.read_bytes())
-    run = deploy(
+    deploy(
         mod_fcgid_urls=["http://127.0.0.1:9/" + TARBALL, url],
         mod_fcgid_source_package=False,
         mod_fcgid_cache_dir=str(tmp_path),
     )
-    assert run.returncode == 0, run.stdout
     assert (tmp_path / TARBALL).read_bytes() == cached.read_bytes()
     assert "Hello world!" in host.check_output(SITE)
 
@@ -207,7 +179,7 @@ def test_a_configuration_with_which_a_site_fails_is_taken_back(host: Host) -> No
     assert f"/etc/{live}, is live again and answers as before" in message
     assert host.check_output("readlink /etc/httpd") == live
     assert "Redirect 503 /" in host.file("/etc/httpd.versions/rejected/vhosts.conf").content_string
-    assert "changed=0 " in deploy().stdout
+    assert "changed=0 " in deploy()
 
 
 @pytest.mark.parametrize("change", ["reload", "restart"])
@@ -223,27 +195,26 @@ def test_a_configuration_with_which_httpd_ends_is_taken_back(host: Host, change:
     assert f"/etc/{live}, is live again and answers as before" in message
     assert host.check_output("readlink /etc/httpd") == live
     assert "Hello world!" in host.check_output(SITE)
-    assert "changed=0 " in deploy().stdout
+    assert "changed=0 " in deploy()
 
 
 def test_a_script_is_reached_through_its_mount_only(host: Host) -> None:
     vhost = {"name": "localhostfcgi", "mounts": [{"url": "/app", "script": "app.fcgi"}]}
-    assert deploy(httpd_vhosts=[vhost]).returncode == 0
+    deploy(httpd_vhosts=[vhost])
     host.check_output("echo static > /var/www/htdocs/localhostfcgi/public/page.html")
     status = "curl --silent --output /dev/null --write-out '%{http_code}' http://127.0.0.1"
     assert host.check_output(f"{status}/app") == "200"
     assert host.check_output(f"{status}/app.fcgi") == "404"
     assert host.check_output("curl --silent http://127.0.0.1/page.html") == "static"
     host.check_output("rm /var/www/htdocs/localhostfcgi/public/page.html")
-    assert deploy().returncode == 0
+    deploy()
 
 
 @pytest.mark.usefixtures("serving")
 def test_the_next_good_run_repairs_a_broken_configuration(host: Host) -> None:
     host.check_output("echo NoSuchDirective >> /etc/httpd/vhosts.conf")
     assert host.run("httpd -t").rc == 1
-    run = deploy()
-    assert run.returncode == 0, run.stdout
+    deploy()
     host.check_output("httpd -t")
 
 
@@ -257,12 +228,11 @@ def test_a_module_that_is_not_the_built_one_is_built_anew_and_httpd_restarted_on
     )
     starts = "journalctl --unit httpd --output cat --grep '^Started httpd' | wc -l"
     before = int(host.check_output(starts))
-    run = deploy()
-    assert run.returncode == 0, run.stdout
+    deploy()
     assert host.file(module).sha256sum == built
     maps = host.check_output("cat /proc/$(cat /run/httpd/httpd.pid)/maps")
     assert "mod_fcgid.so" in maps and "mod_fcgid.so (deleted)" not in maps
-    assert "changed=0" in deploy().stdout
+    assert "changed=0" in deploy()
     assert int(host.check_output(starts)) == before + 1
     assert "Hello world!" in host.check_output(SITE)
 
@@ -270,22 +240,14 @@ def test_a_module_that_is_not_the_built_one_is_built_anew_and_httpd_restarted_on
 def test_an_interrupted_reload_is_made_up_for_by_the_next_run(host: Host) -> None:
     """As if the run had been killed between the swap of the tree and the reload."""
     host.check_output("sleep 1; ln -sfn $(readlink /etc/httpd) /etc/httpd")
-    assert "changed=1 " in deploy().stdout
-    assert "changed=0 " in deploy().stdout
+    assert "changed=1 " in deploy()
+    assert "changed=0 " in deploy()
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
 def test_an_application_for_an_unknown_vhost_is_refused() -> None:
-    app = {
-        "name": "c",
-        "kind": "c",
-        "source": str(ROOT / "app/fcgi_app.c"),
-        "vhost": "nowhere",
-        "script": "c",
-    }
-    assert "belongs to the virtual host nowhere: add that to httpd_vhosts" in refusal(
-        fcgi_app_list=[app]
-    )
+    message = refusal(fcgi_app_list=[application(vhost="nowhere")])
+    assert "belongs to the virtual host nowhere: add that to httpd_vhosts" in message
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
@@ -303,33 +265,19 @@ def test_an_application_that_cannot_be_deployed_is_refused(
     wrong: dict[str, str], message: str
 ) -> None:
     vhost = {"name": "localhostfcgi", "mounts": [{"url": "/", "script": "shop.fcgi"}]}
-    app = {
-        "name": "shop",
-        "kind": "python",
-        "source": str(ROOT / "app/reference"),
-        "callable": "shop.wsgi:application",
-        "vhost": "localhostfcgi",
-        "script": "shop.fcgi",
-    }
+    app = application(script="shop.fcgi")
     assert message in refusal(fcgi_app_list=[app | wrong], httpd_vhosts=[vhost])
 
 
 @pytest.mark.usefixtures("serving")
 def test_an_application_that_does_not_import_never_goes_live(host: Host) -> None:
     live = host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi")
-    app = {
-        "name": "python",
-        "kind": "python",
-        "source": str(ROOT / "app/reference"),
-        "callable": "fcgi_reference:no_such_name",
-        "vhost": "localhostfcgi",
-        "script": "app.fcgi",
-    }
+    app = application(callable="fcgi_reference:no_such_name")
     vhost = {"name": "localhostfcgi", "mounts": [{"url": "/", "script": "app.fcgi"}]}
     message = refusal(fcgi_app_list=[app], httpd_vhosts=[vhost])
     assert "cannot import fcgi_reference:no_such_name: AttributeError" in message
     assert host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi") == live
-    assert deploy().returncode == 0
+    deploy()
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
@@ -376,5 +324,5 @@ def test_a_socket_directory_of_someone_else_is_refused(host: Host) -> None:
     assert "rm -r /var/run/fcgidsock" in message
     assert traces(host) == before
     host.check_output("rm -r /run/fcgidsock")
-    assert deploy().returncode == 0
+    deploy()
     assert "Hello world!" in host.check_output(SITE)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playbooks import deploy
 from testinfra.host import Host
 
 ROOT = Path(__file__).parents[3]
@@ -49,19 +48,6 @@ def managers(host: Host) -> set[int]:
     """The parents of the workers."""
     rows = host.check_output("ps -eo ppid=,args=").splitlines()
     return {int(row.split()[0]) for row in rows if "/var/www/htdocs/" in row}
-
-
-def deploy(**variables: object) -> None:
-    run = subprocess.run(
-        [
-            *("ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("--extra-vars", json.dumps(variables), "playbooks/deploy.yml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 # --- request-queue ------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from changes import note, request, under_load
-from playbooks import applications, deploy, refusal, run, variant
+from playbooks import applications, deploy, refusal, run, start, variant
 from testinfra.host import Host
 
 APP = "/srv/fcgi/python"
@@ -187,12 +187,22 @@ def test_secrets_are_read_by_the_workers_user_alone_and_a_new_one_needs_no_reloa
     assert (secret.user, secret.mode) == ("www-data", 0o400)
     assert host.file(f"{APP}/secrets").mode == 0o500
     assert value not in printed
-    everywhere = host.run(
-        f"grep --recursive --files-with-matches '{value}' /etc /run/log /var/log /var/www /srv /proc/*/cmdline"
-    ).stdout.split()
-    assert [path for path in everywhere if not path.startswith("/proc")] == [f"{APP}/secrets/token"]
+    places = "/etc /run/log /var/log /var/www /srv"
+    found = host.run(f"grep --recursive --files-with-matches '{value}' {places}").stdout
+    assert found.split() == [f"{APP}/secrets/token"]
+    assert value not in host.check_output("ps -u www-data -o args=")
     _, body = request(address, "/info", headers={"Accept": "application/json"})
     assert "CREDENTIALS_DIRECTORY" in json.loads(body)["environment"]
+
+
+def test_two_deploys_at_once_are_one_too_many(host: Host) -> None:
+    first = start("deploy")
+    while not host.run("readlink /run/fcgid.stack.lock").stdout:
+        assert first.poll() is None
+    message = refusal()
+    assert "is being changed by" in message and f"(process {first.pid}, since" in message
+    assert "failed=0 " in first.communicate()[0]
+    assert "changed=0 " in deploy()
 
 
 def test_the_environment_of_an_application_is_its_own(host: Host, address: str) -> None:

@@ -1,6 +1,6 @@
 """httpd and mod_fcgid are replaced: built once, restarted once, serving otherwise.
 
-The checks build on each other. The first one meets a host that serves with what the distribution has.
+The checks build on each other; the first meets a host that serves with what the distribution has.
 """
 
 from __future__ import annotations
