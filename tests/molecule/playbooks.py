@@ -75,7 +75,7 @@ def application(**other: object) -> dict[str, object]:
     } | other
 
 
-C_APPLICATION = {
+C_APPLICATION: dict[str, object] = {
     "name": "c",
     "kind": "c",
     "source": str(ROOT / "app/fcgi_app.c"),
