@@ -158,7 +158,7 @@ def test_a_release_for_which_there_is_no_room_is_refused(host: Host, tmp_path: P
     with full_disk(host, "/srv/fcgi"), under_load(host, "no room for a release"):
         *_, message = failures("deploy", fcgi_app_list=applications(variant(tmp_path, "no room")))
     assert "was not built, and nothing live was changed" in message
-    assert "No space left on device" in message
+    assert "No space left on device" in message, message
 
 
 def test_a_log_for_which_there_is_no_room_costs_no_request(host: Host) -> None:
