@@ -121,7 +121,7 @@ class Deployment:
     def workers(self, script: str = "") -> list[Worker]:
         """The processes whose descriptor 0 is one of those sockets, inode to inode.
 
-        With `script`, such as localhostfcgi/app.fcgi, only those of this application.
+        With `script`, such as localhostfcgi/app.fcgi, only those of its live release.
         """
         sockets = self.sockets()
         links = self.as_user(
@@ -145,7 +145,10 @@ class Deployment:
             for process in self.host.process.filter()
             if standing_on.get(process.pid) in sockets
         ]
-        return [worker for worker in found if f"{HTDOCS}/{script}" in worker.command_line]
+        if not script:
+            return found
+        release = self.host.file(f"{HTDOCS}/{script}").linked_to.rpartition("/")[0]
+        return [worker for worker in found if worker.command_line.startswith(f"{release}/")]
 
     def requests_answered(self) -> dict[int, int]:
         """Requests answered by each worker, by its pid, as mod_status tells it."""
