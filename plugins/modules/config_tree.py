@@ -47,6 +47,9 @@ options:
         there before. The task is changed then.
     type: bool
     default: false
+  undo:
+    description: Command that takes back what else I(apply) did, run after it on the way back.
+    type: str
   probe:
     description:
       - Where the service has to answer, within I(probe_timeout), after I(apply). Redirects are not
@@ -101,6 +104,7 @@ version:
   sample: 20260102T030405.678901Z
 """
 
+import fcntl
 import os
 import re
 import shlex
@@ -116,6 +120,8 @@ from ansible.module_utils.basic import AnsibleModule
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 REJECTED = "rejected"
+# A link to the version before, as long as the service was not seen to work with the new one.
+UNCHECKED = "unchecked"
 KEPT = 5
 LOOPBACK_URL = re.compile(r"http://((?:127\.0\.0\.1|\[::1\])(?::\d+)?)(/\S*)?")
 NO_ANSWER = 0
@@ -161,7 +167,7 @@ def switch(path: str, version: str) -> None:
 
 def prune(versions: str, live: str) -> None:
     """Delete the oldest versions, but never the live one: names sort by age."""
-    old = sorted(set(os.listdir(versions)) - {REJECTED, live}, reverse=True)
+    old = sorted(set(os.listdir(versions)) - {REJECTED, UNCHECKED, live}, reverse=True)
     for name in old[KEPT - 1 :]:
         shutil.rmtree(os.path.join(versions, name))
 
@@ -229,28 +235,38 @@ class Service:
     def __init__(self, module: AnsibleModule) -> None:
         self.run_command = module.run_command
         self.command = shlex.split(module.params["apply"])
+        self.undo = shlex.split(module.params["undo"] or "")
         self.timeout = module.params["probe_timeout"]
         self.probes = module.params["probe"]
         # All at once: one that does not answer takes no time from the others.
         self.pool = ThreadPoolExecutor(max(len(self.probes), 1))
         self.before = list(self.pool.map(lambda probe: ask(probe, self.timeout), self.probes))
 
-    def take(self, new: bool = True) -> str:
-        """Have the service take the live tree, and ask whether it still answers.
-
-        With `new`, what nobody listened for before must be answered by now, too. Returns what went
-        wrong, or nothing.
-        """
+    def run(self, command: list[str]) -> str:
+        """Run a command. Returns what went wrong, or nothing."""
         try:
-            status, out, err = self.run_command(self.command, handle_exceptions=False)
+            status, out, err = self.run_command(command, handle_exceptions=False)
         except OSError as error:
             status, out, err = error.errno, "", error.strerror
-        if status:
-            return f"{shlex.join(self.command)} ended with {status}: {(err or out).strip()}"
+        return (
+            f"{shlex.join(command)} ended with {status}: {(err or out).strip()}" if status else ""
+        )
+
+    def take(self, back: bool = False) -> str:
+        """Have the service take the live tree, and ask whether it still answers.
+
+        What nobody listened for before must be answered by now, too, unless this is the way `back`.
+        Returns what went wrong, or nothing.
+        """
+        problem = self.run(self.command)
+        if back and self.undo:
+            problem = self.run(self.undo) or problem
+        if problem:
+            return problem
         asked = [
             (probe, before)
             for probe, before in zip(self.probes, self.before)
-            if new or before is not None
+            if before is not None or not back
         ]
         answers = self.pool.map(lambda pair: settle(*pair, self.timeout), asked)
         return "; ".join(
@@ -266,7 +282,7 @@ def go_back(path: str, previous: str, service: Service) -> str:
         os.remove(path)
         return f"There was none before, so {path} was removed again."
     switch(path, previous)
-    problem = service.take(new=False)
+    problem = service.take(back=True)
     if problem:
         return f"The previous one, {previous}, is live again, but: {problem}"
     answers = " and answers as before" if any(service.before) else ""
@@ -281,6 +297,7 @@ def main() -> None:
             "validate": {"type": "str", "required": True},
             "apply": {"type": "str"},
             "force_apply": {"type": "bool", "default": False},
+            "undo": {"type": "str"},
             "probe": {
                 "type": "list",
                 "elements": "dict",
@@ -307,41 +324,53 @@ def main() -> None:
         if not LOOPBACK_URL.fullmatch(probe["url"]):
             module.fail_json(msg=f"probe: {probe['url']} is not like http://127.0.0.1:8079/path.")
 
+    if os.path.isdir(versions):
+        # The module of an earlier run, which was killed, may still be at it.
+        fcntl.flock(os.open(versions, os.O_RDONLY), fcntl.LOCK_EX)
     live = read_tree(path)
-    previous = os.path.realpath(path) if live else ""
-    current = os.path.basename(previous)
+    unchecked = os.path.join(versions, UNCHECKED)
+    interrupted = os.path.islink(unchecked)
+    version = os.path.basename(os.path.realpath(path)) if live else ""
+    previous = os.path.realpath(unchecked if interrupted else path) if live else ""
     changed = live != {name: (content, FILE_MODE) for name, content in files.items()}
-    apply = bool(module.params["apply"]) and (changed or module.params["force_apply"])
+    apply = bool(module.params["apply"]) and (
+        changed or interrupted or module.params["force_apply"]
+    )
     diff = differences(path, {name: content for name, (content, _) in live.items()}, files)
     if module.check_mode or not (changed or apply):
-        module.exit_json(changed=changed or apply, version=current, diff=diff)
-    if not changed:
-        problem = Service(module).take()
-        if problem:
-            module.fail_json(
-                msg=f"{path} was applied anew, and did not work. It did not change, so there is "
-                f"nothing to go back to.\n{problem}"
-            )
-        module.exit_json(changed=True, version=current)
+        module.exit_json(changed=changed or apply, version=version, diff=diff)
 
     rejected = os.path.join(versions, REJECTED)
-    write_tree(rejected, files)
-    command = [word.replace("%s", rejected) for word in shlex.split(module.params["validate"])]
-    status, out, err = module.run_command(command)
-    if status:
-        module.fail_json(
-            msg=f"The new configuration is not valid, so {path} was left as it was. The rejected "
-            f"files are in {rejected}.\n{(err or out).strip()}",
-            diff=diff,
-        )
+    if changed:
+        write_tree(rejected, files)
+        command = [word.replace("%s", rejected) for word in shlex.split(module.params["validate"])]
+        status, out, err = module.run_command(command)
+        if status:
+            module.fail_json(
+                msg=f"The new configuration is not valid, so {path} was left as it was. The "
+                f"rejected files are in {rejected}.\n{(err or out).strip()}",
+                diff=diff,
+            )
     service = Service(module) if apply else None
-    version = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-    os.rename(rejected, os.path.join(versions, version))
-    switch(path, os.path.join(versions, version))
+    if changed:
+        version = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+        os.rename(rejected, os.path.join(versions, version))
+        if service and previous and not interrupted:
+            os.symlink(os.path.basename(previous), unchecked)
+        switch(path, os.path.join(versions, version))
     problem = service.take() if service else ""
+    if problem and not (changed or interrupted):
+        module.fail_json(
+            msg=f"{path} was applied anew, and did not work. It did not change, so there is "
+            f"nothing to go back to.\n{problem}"
+        )
     if problem:
         outcome = go_back(path, previous, service)
+        shutil.rmtree(rejected, ignore_errors=True)
         os.rename(os.path.join(versions, version), rejected)
+    if os.path.islink(unchecked):
+        os.remove(unchecked)
+    if problem:
         module.fail_json(
             msg=f"The new configuration is valid, but did not work. {outcome} The rejected files "
             f"are in {rejected}.\n{problem}",

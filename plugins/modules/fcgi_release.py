@@ -119,18 +119,20 @@ deleted:
 """
 
 import contextlib
+import fcntl
 import http.client
 import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fcgid.stack.plugins.module_utils.fcgiserve import client, listen
 
-# In a release, a file that is written when it has gone live and was checked.
+# In a release, a file with the path that it was asked for when it had gone live, and answered.
 MARK = ".live"
 # What mod_fcgid gives its workers (httpd.h, DEFAULT_PATH).
 PATH = "/bin:/usr/bin:/usr/ucb:/usr/bsd:/usr/local/bin"
@@ -181,9 +183,28 @@ class Application:
         """Whether the release, the last time that it went live, passed the check."""
         return os.path.exists(self.mark(release))
 
-    def unmark(self, release: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+    def health(self, release: str) -> str:
+        """The path with which the release was checked; empty if it was not."""
+        if not self.works(release):
+            return ""
+        with open(self.mark(release)) as mark:
+            return mark.read()
+
+    def set_health(self, release: str, path: str) -> None:
+        """Mark the release as checked with this path, or, if that is empty, as not checked."""
+        if path:
+            with open(self.mark(release), "w") as mark:
+                mark.write(path)
+        elif self.works(release):
             os.remove(self.mark(release))
+
+    def way_back(self) -> str:
+        """What the link leads to, or the last checked release, if the live one was not checked."""
+        program, live = self.live_program(), self.live()
+        checked = [name for name in self.built() if self.works(name)]
+        if live and live not in checked:
+            return self.program(checked[0]) if checked else program
+        return program
 
     def put_live(self, program: str) -> None:
         """Make the link lead to `program`, or remove it if that is empty."""
@@ -197,15 +218,27 @@ class Application:
         os.replace(new, self.link)
 
     def renew(self, release: str) -> None:
-        """Give the program of `release` another inode, so that mod_fcgid starts new workers."""
-        new = self.program(release) + ".new"
-        shutil.copy2(self.program(release), new)
-        os.replace(new, self.program(release))
+        """Give the program of `release` another inode, so that mod_fcgid starts new workers.
+
+        The file before stays, under another name: its inode must not come again while there may be
+        workers of it.
+        """
+        program = self.program(release)
+        with contextlib.suppress(FileExistsError):
+            os.link(program, f"{program}.{os.stat(program).st_ino}")
+        shutil.copy2(program, program + ".new")
+        os.replace(program + ".new", program)
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all but `keep` releases and those that are in use; return their names."""
+        """Delete all but `keep` releases and those that are in use; return their names.
+
+        Those that were never live go first.
+        """
         names = set(os.listdir(self.releases)) - {self.live()}
-        old = sorted(names, key=self.used_last, reverse=True)[max(0, keep - 1) :]
+        last = sorted(
+            names, key=lambda name: (self.works(name), self.used_last(name)), reverse=True
+        )
+        old = last[max(0, keep - 1) :]
         deleted = sorted(set(old) - in_use(self.releases))
         for name in deleted:
             shutil.rmtree(os.path.join(self.releases, name))
@@ -249,14 +282,18 @@ class Secrets:
         return os.stat(self.directory).st_mtime if self.before else 0.0
 
     def differ(self) -> bool:
-        return self.before != self.wanted
+        """Whether a file has another content, owner or mode."""
+        return self._read() != self.wanted or not all(map(self._is_private, self.wanted))
+
+    def _is_private(self, name: str) -> bool:
+        status = os.stat(os.path.join(self.directory, name))
+        return (status.st_uid, stat.S_IMODE(status.st_mode)) == (self.owner.pw_uid, 0o400)
 
     def write(self, files: dict[str, bytes]) -> None:
         """Make the directory hold `files` and nothing else, each replaced by a rename."""
-        if files == self._read():
-            return
         if not files:
-            shutil.rmtree(self.directory)
+            if os.path.isdir(self.directory):
+                shutil.rmtree(self.directory)
             return
         os.makedirs(self.directory, mode=0o500, exist_ok=True)
         os.chown(self.directory, self.owner.pw_uid, self.owner.pw_gid)
@@ -396,7 +433,7 @@ def main() -> None:
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "mount": {"type": "str", "default": ""},
-            "health": {"type": "str", "default": "/"},
+            "health": {"type": "str"},
             "timeout": {"type": "int", "default": 30},
             "port": {"type": "int"},
             "host": {"type": "str", "default": "localhost"},
@@ -406,9 +443,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    # What an application reads, and may log, is often the content without the newline at its end.
-    module.no_log_values.update(filter(None, (str(s).strip() for s in options["secrets"].values())))
+    for secret in map(str, options["secrets"].values()):
+        # What an application reads, and may log, is often one line, without its end.
+        lines = [line.strip() for line in secret.splitlines()]
+        module.no_log_values.update(line for line in [secret.strip(), *lines] if len(line) > 3)
     application = Application(options["directory"], options["script"], options["live"])
+    if os.path.lexists(application.link) and not os.path.islink(application.link):
+        module.fail_json(
+            msg=f"{application.link} is not a link to a release: move it away and run again."
+        )
+    if os.path.isdir(options["directory"]):
+        # The module of an earlier run, which was killed, may still be at it.
+        fcntl.flock(os.open(options["directory"], os.O_RDONLY), fcntl.LOCK_EX)
     before = application.live()
     if module.check_mode and options["release"] and options["release"] not in application.built():
         module.exit_json(changed=True, release=options["release"], replaced=before, deleted=[])
@@ -424,37 +470,36 @@ def main() -> None:
     if module.check_mode or not changed:
         module.exit_json(changed=changed, release=release, replaced=before, deleted=[])
 
-    program, program_before = application.program(release), application.live_program()
-    replaced = False
+    health = application.health(release)
+    options["health"] = options["health"] or health or "/"
+    way_back = application.way_back()
+    is_live = False
     try:
-        secrets.write(secrets.wanted)
-        try_release(program, options)
-        application.unmark(release)
-        if release == before:
-            application.renew(release)
-        else:
-            application.put_live(program)
-            replaced = True
+        if secrets.differ():
+            secrets.write(secrets.wanted)
+        try_release(application.program(release), options)
+        application.set_health(release, "")
+        application.renew(release)
+        application.put_live(application.program(release))
+        is_live = True
         if options["port"]:
             check_site(options)
-    except Failed as error:
-        if secrets.differ():
+    except (Failed, OSError, ValueError) as error:
+        if secrets.before != secrets.wanted:
             secrets.write(secrets.before)
-            if before in application.built():  # a worker of it may have read the new ones
+            if before:  # a worker of it may have read the new ones
                 application.renew(before)
-        if replaced:
-            application.put_live(program_before)
-        stays = (
-            f"{before or program_before} {'is live again' if replaced else 'stays live'}"
-            if program_before
-            else "none is live"
-        )
+        if release == before:
+            application.set_health(release, health)
+        if application.live_program() != way_back:
+            application.put_live(way_back)
+        back = application.live() or way_back
+        stays = f"{back} {'is live again' if is_live else 'stays live'}" if back else "none is live"
         module.fail_json(
             msg=f"Release {release} of {os.path.basename(options['directory'])} was "
-            f"{'put live' if replaced else 'tried'} and does not work, so {stays}: {error}"
+            f"{'put live' if is_live else 'tried'} and does not work, so {stays}: {error}"
         )
-    with open(application.mark(release), "w"):
-        pass
+    application.set_health(release, options["health"])
     module.exit_json(
         changed=True, release=release, replaced=before, deleted=application.prune(options["keep"])
     )

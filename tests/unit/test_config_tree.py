@@ -318,6 +318,41 @@ def test_a_tree_that_did_not_change_is_not_taken_back(live: Path, server: Server
     assert live.resolve() == before and content(live) == {"main.conf": "valid 503"}
 
 
+def killed_before_the_check(live: Path, server: Server, text: str) -> Path:
+    """The version before, as if the module had been killed when `text` had just gone live."""
+    put(live, service=server.service, main="valid 200;")
+    before = live.resolve()
+    put(live, main=text)
+    (before.parent / "unchecked").symlink_to(before.name)
+    return before
+
+
+def test_what_was_not_checked_is_checked_by_the_next_run(live: Path, server: Server) -> None:
+    before = killed_before_the_check(live, server, "valid 204")
+    assert put(live, service=server.service, main="valid 204")["changed"]
+    assert content(live) == {"main.conf": "valid 204"}
+    assert not (before.parent / "unchecked").is_symlink()
+    assert not put(live, service=server.service, main="valid 204")["changed"]
+
+
+@pytest.mark.parametrize("text", ["valid 503", "valid 500"])  # the same again, another one
+def test_what_was_not_checked_and_fails_is_taken_back(
+    live: Path, server: Server, text: str
+) -> None:
+    before = killed_before_the_check(live, server, "valid 503")
+    result = put(live, service=server.service, main=text)
+    assert f"{before}, is live again" in result["msg"]
+    assert live.resolve() == before
+    assert not (before.parent / "unchecked").is_symlink()
+
+
+def test_what_else_was_done_is_taken_back_too(live: Path, server: Server) -> None:
+    put(live, service=server.service, main="valid 200;")
+    service = server.service | {"undo": f"sh -c 'echo -n undone >> {server.journal}'"}
+    assert put(live, service=service, main="valid 503")["failed"]
+    assert server.journal.read_text() == "valid 200;valid 503valid 200;undone"
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -440,3 +440,48 @@ def test_check_mode_changes_nothing_and_says_what_would(shop: Deployment, site: 
     shop.release("b", RAISES)
     assert outcome(shop.put("b", keep=1)) == (True, "b", "a")
     assert (shop.live, shop.built(), site.asked) == ("a", {"a", "b"}, [])
+
+
+def test_an_inode_never_comes_again(shop: Deployment) -> None:
+    """A worker of before, which holds an old secret, is never taken for one of now."""
+    shop.release("one", secrets={"token": "0"})
+    inodes = {shop.inode}
+    for number in range(1, 4):
+        assert shop.put("one", secrets={"token": str(number)})["changed"]
+        inodes.add(shop.inode)
+    assert len(inodes) == 4
+
+
+def test_after_a_kill_before_the_check_the_last_good_release_comes_back(
+    shop: Deployment, site: Site
+) -> None:
+    shop.options.update(site.options)
+    shop.release("one")
+    shop.release("two")
+    (shop.program("two").parent / ".live").unlink()
+    site.status = 503
+    assert "so one is live again" in shop.put("two")["msg"]
+    assert shop.live == "one"
+
+
+def test_releases_that_never_worked_go_before_one_that_did(shop: Deployment) -> None:
+    shop.release("good")
+    for number in range(3):
+        shop.release(f"bad{number}", RAISES, timeout=3)
+    shop.release("new", keep=2)
+    assert shop.built() == {"good", "new"}
+
+
+def test_a_file_of_someone_else_is_left_alone(shop: Deployment) -> None:
+    shop.link.write_text("precious")
+    assert "is not a link to a release: move it away" in shop.release("one")["msg"]
+    assert shop.link.read_text() == "precious"
+
+
+def test_a_rollback_asks_for_what_the_release_was_checked_with(shop: Deployment) -> None:
+    for name, path in (("one", "/old"), ("two", "/new")):
+        code = WORKS.replace(
+            '"200 OK"', f'"200 OK" if environ["PATH_INFO"] == "{path}" else "404 No"'
+        )
+        assert shop.release(name, code, health=path)["changed"]
+    assert shop.put()["release"] == "one"

@@ -171,7 +171,6 @@ def test_a_log_for_which_there_is_no_room_costs_no_request(host: Host) -> None:
 def test_a_container_that_was_stopped_serves_again(host: Host) -> None:
     """What fails is counted only from the first answer after the start."""
     rule = "none once it is back"
-    back: list[int] = []
     failed: list[int] = []
     with under_load(host, "container stopped and started", lambda: failed[0], rule) as load:
         load.wait_for_answer()
@@ -180,7 +179,6 @@ def test_a_container_that_was_stopped_serves_again(host: Host) -> None:
         assert load.address == address_of(host)
         wait_until_back(host)
         failed.append(len(load.failures) + CLIENTS)
-        back.append(len(load.answered))
         load.wait_for_answer()
         time.sleep(3)
     managers = {parents(host)[pid][0] for pid in processes(host)}
