@@ -237,6 +237,40 @@ def test_a_request_that_its_worker_had_not_begun_goes_to_another(
     assert [answer["status"] for answer in answers] == [200] * 6
 
 
+# --- new-release --------------------------------------------------------------------
+
+
+def processes(host: Host, pattern: str) -> set[str]:
+    """Process ids of those whose command line matches."""
+    return set(host.run(f"pgrep --full '^{pattern}'").stdout.split())
+
+
+def test_the_workers_of_a_replaced_program_end_and_the_new_ones_are_there_unasked(
+    host: Host,
+) -> None:
+    together(host, "/")
+    program = "/srv/fcgi/python/releases/[^ ]*python -I /var/www/htdocs/localhostfcgi/app.fcgi"
+    before = processes(host, program)
+    assert before
+    live = host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi")
+    host.check_output(f"cp {live} {live}.new && mv {live}.new {live}")
+    until = time.monotonic() + 30
+    while (before & processes(host, program)) and time.monotonic() < until:
+        time.sleep(0.5)
+    after = processes(host, program)
+    assert after and after.isdisjoint(before)
+
+
+def test_the_workers_of_a_replaced_wrapper_stay(host: Host) -> None:
+    """httpd knows it by the file that it was at the last reload: new workers would be of that, too."""
+    ask = "curl --silent --fail --header 'Host: wrapped' http://127.0.0.1/"
+    host.check_output("cd /usr/local/bin && cp wrapper wrapper.new && mv wrapper.new wrapper")
+    before = processes(host, "/srv/fcgi/c/releases/[^ ]*/bin/x.fcgi")
+    for _ in range(8):
+        host.check_output(f"{ask} && sleep 1")
+    assert processes(host, "/srv/fcgi/c/releases/[^ ]*/bin/x.fcgi") >= before > set()
+
+
 # --- All of them --------------------------------------------------------------------
 
 
