@@ -262,7 +262,7 @@ def test_the_workers_of_a_replaced_program_end_and_the_new_ones_are_there_unaske
 
 
 def test_the_workers_of_a_replaced_wrapper_stay(host: Host) -> None:
-    """httpd knows it by the file that it was at the last reload: new workers would be of that, too."""
+    """httpd looks at its file when it is reloaded: until then new workers would be no newer."""
     ask = "curl --silent --fail --header 'Host: wrapped' http://127.0.0.1/"
     host.check_output("cd /usr/local/bin && cp wrapper wrapper.new && mv wrapper.new wrapper")
     before = processes(host, "/srv/fcgi/c/releases/[^ ]*/bin/x.fcgi")
