@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import testinfra
-from changes import CLIENTS, address_of, container, note, request, under_load
+from changes import CLIENTS, VHOST, address_of, container, note, request, under_load
 from playbooks import applications, deploy, refusal, variant
 from testinfra.host import Host
 
@@ -65,10 +66,10 @@ def test_each_host_gets_requests(host: Host) -> None:
 def test_the_application_sees_the_client_and_not_the_balancer(host: Host) -> None:
     address = address_of(host)
     _, body = request(address, "/info", headers={"Accept": "application/json"})
-    environment = json.loads(body)["environment"]
-    assert environment["HTTP_HOST"] == "localhostfcgi"
-    assert environment["HTTP_X_FORWARDED_PROTO"] == "http"
-    assert environment["REMOTE_ADDR"] not in ("", address)
+    seen = json.loads(body)["request"]
+    assert seen["HTTP_HOST"] == VHOST
+    assert seen["HTTP_X_FORWARDED_PROTO"] == "http"
+    assert seen["REMOTE_ADDR"] not in ("", address)
 
 
 def test_balancer_manager_is_on_the_loopback_address_only(host: Host) -> None:
@@ -137,34 +138,46 @@ def test_a_bad_release_stops_at_the_first_host(host: Host, tmp_path: Path) -> No
 
 def test_a_host_that_a_failed_run_left_out_is_put_back(host: Host) -> None:
     url = f"http://{address_of(WEB['fcgid-web3'])}"
-    manager(host, f"--data 'b=members&w={url}&w_status_D=1'")
+    manager(host, f"--data 'b=members&nonce=deploy&w={url}&w_status_D=1'")
     assert not in_rotation(host, "fcgid-web3")
     deploy()
     assert in_rotation(host, "fcgid-web3")
 
 
-def test_a_sticky_client_stays_on_its_host_and_tls_ends_at_the_balancer(host: Host) -> None:
-    pair = "-keyout /etc/ssl/private/edge.key -out /etc/ssl/certs/edge.pem"
-    host.check_output(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhostfcgi {pair}"
+def certify(host: Host, directory: Path) -> None:
+    """Put a certificate for the virtual host, and its key, into /etc/ssl."""
+    subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout edge.key -out edge.pem "
+        f"-subj /CN={VHOST} -addext subjectAltName=DNS:{VHOST}".split(),
+        cwd=directory,
+        check=True,
+        capture_output=True,
     )
+    for name in ("edge.pem", "edge.key"):
+        host.check_output("printf %%s %s > %s", (directory / name).read_text(), f"/etc/ssl/{name}")
+
+
+def test_a_sticky_client_stays_on_its_host_and_tls_ends_at_the_balancer(
+    host: Host, tmp_path: Path
+) -> None:
+    certify(host, tmp_path)
     deploy(
         balancer_sticky_cookie="ROUTE",
-        balancer_certificate="/etc/ssl/certs/edge.pem",
-        balancer_certificate_key="/etc/ssl/private/edge.key",
+        balancer_certificate="/etc/ssl/edge.pem",
+        balancer_certificate_key="/etc/ssl/edge.key",
     )
     assert request(address_of(host), "/app.fcgi?a=b")[0] == 301
     curl = (
-        "curl --silent --show-error --fail --cacert /etc/ssl/certs/edge.pem --cookie-jar /tmp/jar "
-        "--cookie /tmp/jar --resolve localhostfcgi:443:127.0.0.1"
+        "curl --silent --show-error --fail --http2 --cacert /etc/ssl/edge.pem "
+        f"--cookie /tmp/jar --cookie-jar /tmp/jar --resolve {VHOST}:443:127.0.0.1"
     )
     before = {name: int(member(host, name, "elected")) for name in WEB}
     for _ in range(5):
-        host.check_output(f"{curl} https://localhostfcgi/app.fcgi")
+        host.check_output(f"{curl} https://{VHOST}/app.fcgi")
     after = {name: int(member(host, name, "elected")) for name in WEB}
     assert sorted(after[name] - before[name] for name in WEB) == [0, 0, 5]
-    environment = json.loads(
-        host.check_output(f"{curl} --header 'Accept: application/json' https://localhostfcgi/info")
-    )["environment"]
-    assert environment["HTTP_X_FORWARDED_PROTO"] == "https"
+    seen = json.loads(
+        host.check_output(f"{curl} --header 'Accept: application/json' https://{VHOST}/info")
+    )["request"]
+    assert seen["HTTP_X_FORWARDED_PROTO"] == "https"
     deploy()
