@@ -145,7 +145,7 @@ def test_a_host_that_a_failed_run_left_out_is_put_back(host: Host) -> None:
 
 
 def certify(host: Host, directory: Path) -> None:
-    """Put a certificate for the virtual host, and its key, into /etc/ssl."""
+    """Put a certificate for the virtual host, and its key, on the host."""
     subprocess.run(
         "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout edge.key -out edge.pem "
         f"-subj /CN={VHOST} -addext subjectAltName=DNS:{VHOST}".split(),
@@ -154,7 +154,7 @@ def certify(host: Host, directory: Path) -> None:
         capture_output=True,
     )
     for name in ("edge.pem", "edge.key"):
-        host.check_output("printf %%s %s > %s", (directory / name).read_text(), f"/etc/ssl/{name}")
+        host.check_output("printf %%s %s > %s", (directory / name).read_text(), f"/root/{name}")
 
 
 def test_a_sticky_client_stays_on_its_host_and_tls_ends_at_the_balancer(
@@ -163,12 +163,12 @@ def test_a_sticky_client_stays_on_its_host_and_tls_ends_at_the_balancer(
     certify(host, tmp_path)
     deploy(
         balancer_sticky_cookie="ROUTE",
-        balancer_certificate="/etc/ssl/edge.pem",
-        balancer_certificate_key="/etc/ssl/edge.key",
+        balancer_certificate="/root/edge.pem",
+        balancer_certificate_key="/root/edge.key",
     )
     assert request(address_of(host), "/app.fcgi?a=b")[0] == 301
     curl = (
-        "curl --silent --show-error --fail --http2 --cacert /etc/ssl/edge.pem "
+        "curl --silent --show-error --fail --http2 --cacert /root/edge.pem "
         f"--cookie /tmp/jar --cookie-jar /tmp/jar --resolve {VHOST}:443:127.0.0.1"
     )
     before = {name: int(member(host, name, "elected")) for name in WEB}
