@@ -1,19 +1,23 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
 # make test     every test: lint, units, and molecule on real hosts
+# make fleet    the same with a balancer and three web hosts
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
 # The rest: rollback APP=…, verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app
+ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app roles/balancer
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy rollback verify down test lint unit molecule bench docs lock
+.PHONY: deploy fleet rollback verify down test lint unit molecule bench docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
 	@$(MAKE) --no-print-directory verify
+
+fleet:
+	@$(MAKE) --no-print-directory deploy INVENTORY=inventory/fleet
 
 rollback: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"

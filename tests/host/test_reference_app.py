@@ -53,7 +53,8 @@ def test_a_worker_answers_consecutive_requests_and_its_counter_rises(
     numbers = [number(deployment.get(path)) for _ in range(3)]
     after = deployment.requests_answered()
     assert before and before == {worker.pid for worker in deployment.workers(VHOST + path)}
-    assert sum(after[pid] - answered[pid] for pid in before) == 3
+    # A balancer asks, too.
+    assert sum(after[pid] - answered[pid] for pid in before) >= 3
     if len(before) == 1:
         assert numbers == list(range(numbers[0], numbers[0] + 3))
 
