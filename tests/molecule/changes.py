@@ -111,11 +111,11 @@ class Load:
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
-        time.sleep(1)
+        time.sleep(0.5)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        time.sleep(1)
+        time.sleep(0.5)
         self._over.set()
         for thread in self._threads:
             thread.join()
