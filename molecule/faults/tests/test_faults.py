@@ -189,14 +189,15 @@ def test_a_container_that_was_stopped_serves_again(host: Host) -> None:
 def test_a_deploy_that_is_killed_leaves_a_version_serving_and_the_next_completes_it(
     host: Host, tmp_path: Path
 ) -> None:
-    with under_load(host, "deploy killed (-9) at ten random points, and run again each time"):
+    with under_load(host, "deploy killed (-9) at ten random points, completed after every second"):
         for number in range(10):
-            apps = applications(variant(tmp_path, f"killed {number}"))
-            variables = {"fcgi_app_list": apps, "httpd_fcgid_idle_timeout": 290 + number}
+            apps = applications(variant(tmp_path, f"killed {number // 2}"))
+            variables = {"fcgi_app_list": apps, "httpd_fcgid_idle_timeout": 290 + number // 2}
             process = start("deploy", **variables)
-            time.sleep(random.uniform(0.5, 14))
+            time.sleep(random.uniform(0.5, 12))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            deploy(**variables)
+            if number % 2:
+                deploy(**variables)
     assert "changed=0 " in deploy(**variables)

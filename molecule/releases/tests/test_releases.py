@@ -153,14 +153,14 @@ def test_old_releases_are_deleted_but_none_that_still_has_a_worker(
     # Of an old release, one worker that is busy.
     host.check_output(
         "systemd-run --unit slow curl --silent --output /var/tmp/slow "
-        "--header 'Host: localhostfcgi' 'http://127.0.0.1/sleep?ms=40000'; sleep 1"
+        "--header 'Host: localhostfcgi' 'http://127.0.0.1/sleep?ms=25000'; sleep 1"
     )
     kept = applications(variant(sources, "the newest"))
     printed = deploy(fcgi_app_list=kept, fcgi_app_keep_releases=1)
     assert "changed=0 " not in printed
     assert set(releases(host)) == {live(host), replaced}
     wait_until_gone(host, replaced)
-    assert host.file("/var/tmp/slow").content_string == "slept 40000 ms\n"
+    assert host.file("/var/tmp/slow").content_string == "slept 25000 ms\n"
     deploy(fcgi_app_list=applications(variant(sources, "newer still")), fcgi_app_keep_releases=1)
     assert replaced not in releases(host)
 
