@@ -7,6 +7,8 @@
 # of its own. ARCHIVE (tar) appears when it is complete.
 set -eu
 python=$1 archive=$2 version=$3 architecture=$4 fcgiserve=$5 kept=${2%/*}/fcgiserve-$6 source=$7
+# The same source gives the same wheel; there is no earlier time in a zip archive.
+export SOURCE_DATE_EPOCH=315532800
 mkdir -p "${archive%/*}"
 work=$(mktemp -d "$archive.XXXXXX")
 trap 'rm -rf "$work"' EXIT
