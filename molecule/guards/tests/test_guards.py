@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playbooks import application, deploy, refusal
@@ -294,6 +295,19 @@ def test_an_environment_that_mod_fcgid_would_cut_is_refused(
     long = {"LONG": "x" * (length + 1)}
     message = refusal(httpd_fcgid_initial_env=long, mod_fcgid_patches=patches)
     assert f"of up to {length} bytes" in message
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"httpd_fcgid_pass_env": ["NAME"], "mod_fcgid_patches": ["upstream-fixes"]},
+        {"httpd_fcgid_pass_env": ["lang"]},  # LANG is in httpd_fcgid_initial_env
+    ],
+    ids=["without the patch", "twice"],
+)
+def test_variables_that_mod_fcgid_cannot_pass_on_are_refused(variables: dict[str, Any]) -> None:
+    assert "httpd_fcgid_pass_env: give names of" in refusal(**variables)
 
 
 @pytest.mark.usefixtures("serving", "unchanged")

@@ -271,6 +271,25 @@ def test_the_workers_of_a_replaced_wrapper_stay(host: Host) -> None:
     assert processes(host, "/srv/fcgi/c/releases/[^ ]*/bin/x.fcgi") >= before > set()
 
 
+# --- pass-environment ---------------------------------------------------------------
+
+
+def test_the_workers_get_variables_of_httpd_as_they_are_and_none_that_it_has_not(
+    host: Host,
+) -> None:
+    environment = info(host)["environment"]
+    assert environment["GIVEN"] == r"""it's a "quote", a \ and ${HOME}"""
+    assert "ABSENT" not in environment
+    assert environment["EMPTY"] == ""  # of httpd_fcgid_initial_env: FcgidInitialEnv EMPTY ""
+
+
+def test_a_variable_that_is_too_long_is_named_and_its_value_is_not_shown(host: Host) -> None:
+    run = host.run(f"GIVEN={'x' * 512} httpd -t")
+    assert run.rc != 0
+    assert "variable GIVEN exceeds" in run.stderr
+    assert "xxx" not in run.stdout + run.stderr
+
+
 # --- All of them --------------------------------------------------------------------
 
 
