@@ -13,7 +13,7 @@ from conftest import DEFAULTS, Deployment, Response, eventually
 GREETING = re.compile(rb"Hello world!<br>\r\nRequest number (\d+)\.")
 VHOST = "localhostfcgi"
 PYTHON, C = "/app.fcgi", "/x.fcgi"
-UPLOAD = "/var/tmp/fcgid-stack-upload"
+UPLOAD = "/tmp/fcgid-stack-upload"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,248 @@
+"""What an image has besides the checks of a host: no root, nothing to build with, one process to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from playbooks import run
+from testinfra.host import Host
+
+NAME = "fcgid-stack/image-test"
+DIRECTORY = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "image"
+BEFORE = DIRECTORY.with_name("image-before")
+CONTAINER = "fcgid-image"
+UID = 33
+# As an orchestrator that grants nothing runs it.
+STRICT: dict[str, Any] = {
+    "read_only": True,
+    "tmpfs": {"/run": "", "/tmp": ""},
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+@contextlib.contextmanager
+def running(engine: Any, **options: Any) -> Iterator[tuple[Any, str]]:
+    """A container of the image, and its URL."""
+    container = engine.containers.run(NAME, detach=True, **(STRICT | options))
+    try:
+        container.reload()
+        url = f"http://{container.attrs['NetworkSettings']['IPAddress']}:8080"
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{url}/healthz", timeout=60).close()
+                break
+            time.sleep(0.1)
+        yield container, url
+    finally:
+        container.remove(force=True)
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        body: bytes = response.read()
+        return body
+
+
+def digests(archive: Path) -> dict[str, str]:
+    """The SHA-256 of each file of an archive."""
+    with tarfile.open(archive) as tar:
+        return {
+            member.name: hashlib.sha256(file.read()).hexdigest()
+            for member in tar
+            if (file := tar.extractfile(member) if member.isfile() else None)
+        }
+
+
+def test_no_process_is_of_root(engine: Any) -> None:
+    (column,) = (
+        index
+        for index, title in enumerate(engine.containers.get(CONTAINER).top()["Titles"])
+        if title == "UID"
+    )
+    rows = engine.containers.get(CONTAINER).top()["Processes"]
+    assert {row[column] for row in rows} <= {"www-data", str(UID)}
+
+
+def test_httpd_is_the_first_process(host: Host) -> None:
+    assert host.file("/run/httpd/httpd.pid").content_string.strip() == "1"
+
+
+def test_not_even_root_writes_to_its_file_system(host: Host) -> None:
+    result = host.run("touch /srv/fcgi/x")
+    assert result.rc != 0
+    assert "Read-only file system" in result.stderr
+
+
+def test_nothing_to_build_or_deploy_with_is_in_it(host: Host) -> None:
+    for program in ("cc", "gcc", "make", "apxs", "patch", "pip", "pip3", "ansible", "systemctl"):
+        assert not host.exists(program), program
+    assert host.run("ls /var/lib/apt/lists/*Packages*").rc != 0
+
+
+def test_no_secret_is_in_it(engine: Any) -> None:
+    with running(engine) as (container, _):
+        status, out = container.exec_run("find /srv/fcgi -name secrets -o -name password")
+    assert (status, out) == (0, b"")
+
+
+def test_a_secret_that_is_mounted_is_where_the_application_looks(
+    engine: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("not in the image")
+    tmp_path.chmod(0o755)
+    with running(
+        engine, volumes={str(tmp_path): {"bind": "/srv/fcgi/python/secrets", "mode": "ro"}}
+    ) as (container, url):
+        environment = json.loads(get_json(f"{url}/info"))["environment"]
+        assert "CREDENTIALS_DIRECTORY" in environment
+        _, out = container.exec_run("cat /srv/fcgi/python/secrets/password")
+    assert out == b"not in the image"
+
+
+def get_json(url: str) -> bytes:
+    return get_with(url, Accept="application/json")
+
+
+def get_with(url: str, **headers: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def test_the_environment_that_was_named_reaches_the_workers_and_no_other(engine: Any) -> None:
+    given = """a 'value' with "quotes", \\ and ${HOME}"""
+    with running(engine, environment={"GIVEN": given, "OTHER": "x"}) as (_, url):
+        environment = json.loads(get_json(f"{url}/info"))["environment"]
+    assert environment["GIVEN"] == given
+    assert "NOT_GIVEN" not in environment
+    assert "OTHER" not in environment
+
+
+def test_a_configuration_can_be_mounted(engine: Any, host: Host, tmp_path: Path) -> None:
+    vhosts = tmp_path / "vhosts.conf"
+    text = host.file("/etc/httpd/vhosts.conf").content_string
+    assert "/x.fcgi" in text
+    vhosts.write_text(text.replace("Alias /x.fcgi", "Alias /y.fcgi"))
+    vhosts.chmod(0o644)
+    with running(
+        engine, volumes={str(vhosts): {"bind": "/etc/httpd/vhosts.conf", "mode": "ro"}}
+    ) as (_, url):
+        assert get(f"{url}/y.fcgi").startswith(b"Hello world!")
+
+
+def test_the_logs_are_the_standard_output_and_error(engine: Any) -> None:
+    with running(engine) as (container, url):
+        get(f"{url}/info?logged")
+        assert b"GET /info?logged" in container.logs(stdout=True, stderr=False)
+        assert b"resuming normal operations" in container.logs(stdout=False, stderr=True)
+
+
+def test_the_health_check_passes_and_fails(engine: Any) -> None:
+    def health(container: Any) -> str:
+        container.reload()
+        status: str = container.attrs["State"]["Health"]["Status"]
+        return status
+
+    fast = {"interval": 500_000_000, "timeout": 1_000_000_000, "retries": 2, "start_period": 0}
+    with running(engine, healthcheck=fast) as (container, _):
+        assert eventually(lambda: health(container) == "healthy")
+        container.exec_run("sh -c 'kill -STOP $(pgrep apache2 | tail -n +2)'")
+        assert eventually(lambda: health(container) == "unhealthy")
+
+
+def eventually(claim: Any, seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if claim():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_stop_answers_what_is_in_flight(engine: Any) -> None:
+    with running(engine) as (container, url), ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(get, f"{url}/sleep?ms=3000") for _ in range(4)]
+        time.sleep(1)
+        container.stop(timeout=60)
+        assert [answer.result() for answer in slow] == [b"slept 3000 ms\n"] * 4
+        assert container.wait()["StatusCode"] == 0
+
+
+def test_the_labels_are_those_of_the_specification(engine: Any) -> None:
+    image = engine.images.get(NAME)
+    labels = {name.rpartition(".")[2]: value for name, value in image.labels.items()}
+    assert all(name.startswith("org.opencontainers.image.") for name in image.labels)
+    assert f"{NAME}:{labels['version']}" in image.tags
+    assert engine.images.get(labels["name"]).id in {
+        layer["Id"] for layer in image.history() if layer["Id"] != "<missing>"
+    }
+    assert re.fullmatch(r"[0-9a-f]{40}", labels["revision"])
+    assert re.match(r"\d{4}-\d\d-\d\dT", labels["created"])
+
+
+def test_the_same_commit_gives_the_same_image() -> None:
+    first, second = digests(BEFORE / "rootfs.tar"), digests(DIRECTORY / "rootfs.tar")
+    assert "usr/lib/httpd/modules/mod_fcgid.so" in first
+    assert any(name.startswith("srv/fcgi/python/releases/") for name in first)
+    assert first == second
+    assert (BEFORE / "rootfs.tar").read_bytes() == (DIRECTORY / "rootfs.tar").read_bytes()
+
+
+def test_the_bill_of_materials_lists_what_is_in_it(host: Host) -> None:
+    materials = json.loads((DIRECTORY / "sbom.cdx.json").read_text())
+    assert materials["bomFormat"] == "CycloneDX"
+    listed = {part["purl"].partition("?")[0] for part in materials["components"] if "purl" in part}
+    for package in ("apache2-bin", "python3", "libfcgi0ldbl"):
+        assert f"pkg:deb/debian/{package}@{host.package(package).version}" in {
+            purl.replace("%2B", "+").replace("%7E", "~") for purl in listed
+        }
+    assert "pkg:generic/mod_fcgid@2.3.9" in listed
+    assert any(purl.startswith("pkg:pypi/fcgiserve@") for purl in listed)
+
+
+def test_it_is_not_larger_than_httpd_with_mod_wsgi(engine: Any) -> None:
+    peer, _ = engine.images.build(
+        fileobj=io.BytesIO(
+            b"FROM fcgid-stack/base:bookworm\n"
+            b"RUN apt-get update && apt-get install --yes --no-install-recommends"
+            b" apache2 libapache2-mod-wsgi-py3 && rm -rf /var/lib/apt/lists/* /var/cache/apt/*\n"
+        ),
+        rm=True,
+    )
+    base = engine.images.get("fcgid-stack/base:bookworm").attrs["Size"]
+    ours, theirs = (image.attrs["Size"] - base for image in (engine.images.get(NAME), peer))
+    engine.images.remove(peer.id)
+    print(f"\nover the base of {base / 1e6:.0f} MB: {ours / 1e6:.0f} MB, mod_wsgi {theirs / 1e6:.0f} MB")
+    assert ours <= theirs
+
+
+def test_the_manifests_for_kubernetes_are_valid() -> None:
+    # The playbook writes them only if the validator passes them.
+    status, printed = run("kubernetes")
+    assert status == 0, printed
+    assert "kind: Deployment" in (DIRECTORY / "kubernetes.yml").read_text()
+    status, printed = run("kubernetes", image_stack="Not_a_name")
+    assert status == 2 and "lower-case letters" in printed
+
