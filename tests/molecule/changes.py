@@ -156,14 +156,17 @@ _rows: list[str] = []
 
 @contextlib.contextmanager
 def under_load(
-    host: Host,
+    where: Host | str,
     event: str,
     allowed: Callable[[], int] = lambda: 0,
     rule: str = "none",
     paths: Sequence[str] = tuple(REQUESTS),
 ) -> Iterator[Load]:
-    """A load around what is done in the block; more than `allowed` failures of it fail the test."""
-    with Load(address_of(host), paths) as load:
+    """A load on a host, or an address, around what is done in the block.
+
+    More than `allowed` failures of it fail the test.
+    """
+    with Load(where if isinstance(where, str) else address_of(where), paths) as load:
         yield load
     reasons = Counter(re.sub(r"0x[0-9a-f]+", "", failure) for failure in load.failures)
     failed = f"{len(load.failures)} of {load.sent}"

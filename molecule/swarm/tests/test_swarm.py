@@ -1,0 +1,139 @@
+"""A stack of three containers is updated, and goes back, and its clients notice nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+from changes import CLIENTS, GREETING, request, under_load
+from playbooks import run
+
+# Everything goes through the engine.
+testinfra_hosts = ["local://"]
+
+IMAGE = "fcgid-stack/swarm-test"
+STACK = "fcgid-test"
+ADDRESS = "127.0.0.1:8094"
+REPLICAS = 3
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+def swarm(**variables: object) -> str:
+    """Deploy the stack, which must work; what was printed."""
+    status, printed = run("swarm", **variables)
+    assert status == 0, printed
+    return printed
+
+
+def derived(engine: Any, tag: str, command: str) -> None:
+    """An image like the latest, but for what the command does to it."""
+    lines = [f"FROM {IMAGE}", "USER root", f"RUN {command}", "USER www-data"]
+    engine.images.build(
+        fileobj=io.BytesIO("\n".join(lines).encode()), tag=f"{IMAGE}:{tag}", rm=True
+    )
+
+
+def containers(engine: Any, tag: str = "latest") -> list[Any]:
+    """Those of the service `web` that run the image with this tag."""
+    wanted = engine.images.get(f"{IMAGE}:{tag}").id
+    label = f"com.docker.swarm.service.name={STACK}_web"
+    running = engine.containers.list(filters={"label": label, "status": "running"})
+    return [container for container in running if container.image.id == wanted]
+
+
+def seconds_until_replaced(engine: Any, gone: str) -> float:
+    begun = time.monotonic()
+    while len({one.id for one in containers(engine)} - {gone}) < REPLICAS:
+        assert time.monotonic() < begun + 120
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+def test_the_stack_is_deployed_and_answers(engine: Any) -> None:
+    swarm()
+    assert len(containers(engine)) == REPLICAS
+    status, body = request(ADDRESS, "/app.fcgi")
+    assert status == 200 and GREETING.fullmatch(body)
+
+
+def test_a_second_run_changes_nothing(engine: Any) -> None:
+    before = {container.id for container in containers(engine)}
+    assert "changed=0" in swarm()
+    assert {container.id for container in containers(engine)} == before
+
+
+def test_a_container_has_no_privileges_and_what_was_configured(engine: Any) -> None:
+    (container, *_) = containers(engine)
+    assert container.attrs["HostConfig"]["ReadonlyRootfs"]
+    assert container.attrs["HostConfig"]["CapDrop"] == ["ALL"]
+    assert container.attrs["Config"]["User"] == "www-data"
+    _, out = container.exec_run("grep -E '^(Cap(Prm|Eff|Bnd)|Uid):' /proc/1/status")
+    assert [line.split()[1] for line in out.decode().splitlines()] == ["33", *["0" * 16] * 3]
+    assert container.exec_run("cat /srv/greeting").output == b"$good morning\n"
+    secret = "/srv/fcgi/python/secrets/password"
+    assert container.exec_run(f"cat {secret}").output == b"first"
+    assert container.exec_run(f"stat --format '%U %a' {secret}").output == b"www-data 400\n"
+
+
+def test_the_application_sees_its_environment_and_the_client() -> None:
+    _, body = request(ADDRESS, "/info", headers={"Accept": "application/json"})
+    facts = json.loads(body)
+    assert facts["environment"]["GIVEN"] == "$HOME"
+    # Not the edge, whose address is on the network of the stack.
+    assert facts["request"]["REMOTE_ADDR"].startswith("172.")
+    assert facts["request"]["HTTP_X_FORWARDED_PROTO"] == "http"
+
+
+def test_another_image_is_rolled_out_and_nobody_notices(engine: Any) -> None:
+    derived(engine, "next", "touch /srv/next")
+    with under_load(ADDRESS, "Swarm: a rolling update to another image"):
+        swarm(image_tag="next")
+    assert len(containers(engine, "next")) == REPLICAS
+    assert not containers(engine)
+
+
+def test_an_image_that_does_not_work_is_taken_back_and_nobody_notices(engine: Any) -> None:
+    derived(engine, "broken", "rm /srv/fcgi/python/releases/*/app.fcgi")
+    with under_load(ADDRESS, "Swarm: an update to an image that does not work"):
+        status, printed = run("swarm", image_tag="broken")
+    assert status == 2
+    assert f"{IMAGE}:broken does not run, so Swarm went back to the one before." in printed
+    assert len(containers(engine, "next")) == REPLICAS
+    assert not containers(engine, "broken")
+
+
+def test_an_image_that_is_not_there_is_refused_and_nothing_is_changed(engine: Any) -> None:
+    status, printed = run("swarm", image_tag="forgotten")
+    assert status == 2
+    assert f"There is no image {IMAGE}:forgotten here." in printed
+    assert len(containers(engine, "next")) == REPLICAS
+
+
+def test_a_new_secret_is_rolled_out_and_nobody_notices(engine: Any) -> None:
+    with under_load(ADDRESS, "Swarm: another secret, and the image before"):
+        swarm(fcgi_app_secrets={"python": {"password": "second"}})
+    assert len(containers(engine)) == REPLICAS
+    for container in containers(engine):
+        assert container.exec_run("cat /srv/fcgi/python/secrets/password").output == b"second"
+
+
+def test_a_container_that_is_killed_is_replaced(engine: Any) -> None:
+    (victim, *_) = containers(engine)
+    with under_load(
+        ADDRESS, "Swarm: a container is killed", lambda: CLIENTS, "what it had"
+    ) as load:
+        victim.kill()
+        seconds_until_replaced(engine, victim.id)
+        load.wait_for_answer()
+    assert len(containers(engine)) == REPLICAS
