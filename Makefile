@@ -1,16 +1,19 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
 # make test     every test: lint, units, and molecule on real hosts
 # make fleet    the same with a balancer and three web hosts
+# make image    the same as a container image
+# make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, down, lint, unit, molecule, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, down, lint, unit, molecule, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app roles/balancer
+ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app roles/balancer roles/image
+SCENARIOS := $(notdir $(wildcard molecule/*))
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy fleet rollback verify down test lint unit molecule bench docs lock
+.PHONY: deploy fleet image swarm rollback verify down test lint unit molecule bench scale docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
@@ -18,6 +21,10 @@ deploy: .venv/ready
 
 fleet:
 	@$(MAKE) --no-print-directory deploy INVENTORY=inventory/fleet
+
+image swarm: INVENTORY = inventory/image
+image swarm: .venv/ready
+	ansible-playbook -i $(INVENTORY) playbooks/$@.yml
 
 rollback: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"
@@ -49,11 +56,20 @@ unit: .venv/ready
 	cd app/reference && pytest tests
 	cd app/fcgiserve && pytest tests --cov -k "not system_calls"
 
+# Two scenarios at a time. What they share is made before: the engine and the images of the hosts.
 molecule: .venv/ready
-	molecule test --all
+	ansible-playbook -i inventory/local playbooks/up.yml --tags engine
+	ansible-playbook -i inventory/local playbooks/up.yml --tags engine -e container_release=trixie
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%)
+
+molecule-%: .venv/ready
+	molecule test --scenario-name $*
 
 bench: .venv/ready
 	ansible-playbook -i inventory/bench playbooks/up.yml playbooks/bench.yml
+
+scale: .venv/ready
+	uv run --no-project --quiet --with matplotlib bench/scale.py
 
 lock: .venv/ready
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
