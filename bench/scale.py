@@ -2,8 +2,8 @@
 
     make scale
 
-The hosts are containers on this machine, so that they share its cores with Ansible: a cost that servers
-of one's own bear themselves is in the figures of a first deployment. One without a change is Ansible's.
+The hosts are containers on this machine and share its cores with Ansible: what servers do for
+themselves is in the figures of a first deployment. One without a change is Ansible's own work.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def play(name: str, inventory: Path, config: Path = ROOT / "ansible.cfg") -> flo
 
 
 def measure(rounds: int) -> dict[str, dict[int, float]]:
-    """Seconds by number of hosts: the first deployment, and the least of the runs without a change."""
+    """Seconds by number of hosts: a first deployment, and the least of those without a change."""
     first: dict[int, float] = {}
     ours: dict[int, float] = {}
     plain: dict[int, float] = {}
@@ -109,12 +109,16 @@ def report(seconds: dict[str, dict[int, float]]) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(DOCS / "scale.svg", metadata={"Date": None})
-    print("| hosts | first deployment, s | no change, s | a host, s | no change, Ansible's own settings, s | ratio |")
+    print(
+        "| hosts | first deployment, s | no change, s | a host, s "
+        "| no change, Ansible's own settings, s | ratio |"
+    )
     print("|---:|---:|---:|---:|---:|---:|")
     for count in COUNTS:
         first, ours, plain = (seconds[kind][count] for kind in ("first", "ours", "plain"))
         print(
-            f"| {count} | {first:.0f} | {ours:.1f} | {ours / count:.1f} | {plain:.1f} | {ours / plain:.2f} |"
+            f"| {count} | {first:.0f} | {ours:.1f} | {ours / count:.1f} "
+            f"| {plain:.1f} | {ours / plain:.2f} |"
         )
 
 

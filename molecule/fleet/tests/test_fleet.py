@@ -136,6 +136,12 @@ def test_a_bad_release_stops_at_the_first_host(host: Host, tmp_path: Path) -> No
     assert on_each("ls /srv/fcgi/python/releases")[1:] == releases[1:]
 
 
+def test_a_rollback_of_several_hosts_wants_to_be_told_where_to(host: Host) -> None:
+    before = on_each(LIVE)
+    assert "RELEASE=" in refusal("rollback", app="python")
+    assert on_each(LIVE) == before
+
+
 def test_a_host_that_a_failed_run_left_out_is_put_back(host: Host) -> None:
     url = f"http://{address_of(WEB['fcgid-web3'])}"
     manager(host, f"--data 'b=members&nonce=deploy&w={url}&w_status_D=1'")

@@ -1,4 +1,4 @@
-"""What an image has besides the checks of a host: no root, nothing to build with, one process to stop."""
+"""What an image has besides the checks of a host: no root, no compiler, one process to stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import docker
 import pytest
-from playbooks import run
+from playbooks import refusal, run
 from testinfra.host import Host
 
 NAME = "fcgid-stack/image-test"
@@ -65,6 +65,13 @@ def get(url: str) -> bytes:
         return body
 
 
+def environment_of_worker(url: str) -> dict[str, str]:
+    asked = urllib.request.Request(f"{url}/info", headers={"Accept": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as response:
+        environment: dict[str, str] = json.loads(response.read())["environment"]
+        return environment
+
+
 def digests(archive: Path) -> dict[str, str]:
     """The SHA-256 of each file of an archive."""
     with tarfile.open(archive) as tar:
@@ -102,39 +109,27 @@ def test_nothing_to_build_or_deploy_with_is_in_it(host: Host) -> None:
 
 
 def test_no_secret_is_in_it(engine: Any) -> None:
-    with running(engine) as (container, _):
-        status, out = container.exec_run("find /srv/fcgi -name secrets -o -name password")
-    assert (status, out) == (0, b"")
+    saved = b"".join(engine.images.get(NAME).save())
+    assert b"fcgi_reference" in saved
+    assert b"not in the image" not in saved
 
 
 def test_a_secret_that_is_mounted_is_where_the_application_looks(
     engine: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "password").write_text("not in the image")
+    (tmp_path / "password").write_text("mounted")
     tmp_path.chmod(0o755)
     with running(
         engine, volumes={str(tmp_path): {"bind": "/srv/fcgi/python/secrets", "mode": "ro"}}
     ) as (container, url):
-        environment = json.loads(get_json(f"{url}/info"))["environment"]
-        assert "CREDENTIALS_DIRECTORY" in environment
-        _, out = container.exec_run("cat /srv/fcgi/python/secrets/password")
-    assert out == b"not in the image"
-
-
-def get_json(url: str) -> bytes:
-    return get_with(url, Accept="application/json")
-
-
-def get_with(url: str, **headers: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
-        body: bytes = answer.read()
-        return body
+        directory = environment_of_worker(url)["CREDENTIALS_DIRECTORY"]
+        assert container.exec_run(f"cat {directory}/password").output == b"mounted"
 
 
 def test_the_environment_that_was_named_reaches_the_workers_and_no_other(engine: Any) -> None:
     given = """a 'value' with "quotes", \\ and ${HOME}"""
     with running(engine, environment={"GIVEN": given, "OTHER": "x"}) as (_, url):
-        environment = json.loads(get_json(f"{url}/info"))["environment"]
+        environment = environment_of_worker(url)
     assert environment["GIVEN"] == given
     assert "NOT_GIVEN" not in environment
     assert "OTHER" not in environment
@@ -159,17 +154,31 @@ def test_the_logs_are_the_standard_output_and_error(engine: Any) -> None:
         assert b"resuming normal operations" in container.logs(stdout=False, stderr=True)
 
 
-def test_the_health_check_passes_and_fails(engine: Any) -> None:
-    def health(container: Any) -> str:
-        container.reload()
-        status: str = container.attrs["State"]["Health"]["Status"]
-        return status
+# Nanoseconds.
+OFTEN = {"interval": 500_000_000, "timeout": 1_000_000_000, "retries": 2, "start_period": 0}
 
-    fast = {"interval": 500_000_000, "timeout": 1_000_000_000, "retries": 2, "start_period": 0}
-    with running(engine, healthcheck=fast) as (container, _):
-        assert eventually(lambda: health(container) == "healthy")
+
+def health(container: Any) -> dict[str, Any]:
+    container.reload()
+    state: dict[str, Any] = container.attrs["State"]["Health"]
+    return state
+
+
+def test_the_health_check_passes_and_fails(engine: Any) -> None:
+    with running(engine, healthcheck=OFTEN) as (container, _):
+        assert eventually(lambda: health(container)["Status"] == "healthy")
         container.exec_run("sh -c 'kill -STOP $(pgrep apache2 | tail -n +2)'")
-        assert eventually(lambda: health(container) == "unhealthy")
+        assert eventually(lambda: health(container)["Status"] == "unhealthy")
+
+
+def test_busy_is_not_dead(engine: Any) -> None:
+    with running(engine, healthcheck=OFTEN) as (container, url), ThreadPoolExecutor(8) as pool:
+        assert eventually(lambda: health(container)["Status"] == "healthy")
+        slow = [pool.submit(get, f"{url}/sleep?ms=6000") for _ in range(8)]
+        while not all(answer.done() for answer in slow):
+            assert health(container)["FailingStreak"] == 0
+            time.sleep(0.2)
+        assert [answer.result() for answer in slow] == [b"slept 6000 ms\n"] * 8
 
 
 def eventually(claim: Any, seconds: float = 30) -> bool:
@@ -192,22 +201,24 @@ def test_a_stop_answers_what_is_in_flight(engine: Any) -> None:
 
 def test_the_labels_are_those_of_the_specification(engine: Any) -> None:
     image = engine.images.get(NAME)
-    labels = {name.rpartition(".")[2]: value for name, value in image.labels.items()}
-    assert all(name.startswith("org.opencontainers.image.") for name in image.labels)
+    standard = "org.opencontainers.image."
+    labels = {name.removeprefix(standard): value for name, value in image.labels.items()}
     assert f"{NAME}:{labels['version']}" in image.tags
-    assert engine.images.get(labels["name"]).id in {
+    assert engine.images.get(labels["base.name"]).id in {
         layer["Id"] for layer in image.history() if layer["Id"] != "<missing>"
     }
     assert re.fullmatch(r"[0-9a-f]{40}", labels["revision"])
     assert re.match(r"\d{4}-\d\d-\d\dT", labels["created"])
 
 
-def test_the_same_commit_gives_the_same_image() -> None:
+def test_the_same_commit_and_packages_give_the_same_archive_and_tag(engine: Any) -> None:
     first, second = digests(BEFORE / "rootfs.tar"), digests(DIRECTORY / "rootfs.tar")
     assert "usr/lib/httpd/modules/mod_fcgid.so" in first
     assert any(name.startswith("srv/fcgi/python/releases/") for name in first)
     assert first == second
     assert (BEFORE / "rootfs.tar").read_bytes() == (DIRECTORY / "rootfs.tar").read_bytes()
+    (tag,) = (tag for tag in engine.images.get(NAME).tags if not tag.endswith(":latest"))
+    assert tag.partition(":")[2] in (BEFORE / "sbom.cdx.json").read_text()
 
 
 def test_the_bill_of_materials_lists_what_is_in_it(host: Host) -> None:
@@ -234,7 +245,6 @@ def test_it_is_not_larger_than_httpd_with_mod_wsgi(engine: Any) -> None:
     base = engine.images.get("fcgid-stack/base:bookworm").attrs["Size"]
     ours, theirs = (image.attrs["Size"] - base for image in (engine.images.get(NAME), peer))
     engine.images.remove(peer.id)
-    print(f"\nover the base of {base / 1e6:.0f} MB: {ours / 1e6:.0f} MB, mod_wsgi {theirs / 1e6:.0f} MB")
     assert ours <= theirs
 
 
@@ -246,3 +256,10 @@ def test_the_manifests_for_kubernetes_are_valid() -> None:
     status, printed = run("kubernetes", image_stack="Not_a_name")
     assert status == 2 and "lower-case letters" in printed
 
+
+def test_what_would_not_reach_the_workers_is_refused() -> None:
+    assert "Add COLOUR to it" in refusal("image", image_environment={"COLOUR": "red"})
+
+
+def test_a_port_of_root_is_refused() -> None:
+    assert "Set httpd_port to 1024 or more" in refusal("image", httpd_port=80)

@@ -5,6 +5,8 @@
 set -eu
 mkdir -p "$1/sources.list.d" "$1/lists/partial" "$1/cache/archives/partial"
 cd "$1"
+exec 9> lock
+flock 9 # another run may be at it
 for source in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
     [ ! -f "$source" ] ||
         sed -E 's/^Types:.*/Types: deb-src/; s/^deb /deb-src /' "$source" \
