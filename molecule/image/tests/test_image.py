@@ -121,8 +121,9 @@ def test_a_secret_that_is_mounted_is_where_the_application_looks(
     tmp_path.chmod(0o755)
     with running(
         engine, volumes={str(tmp_path): {"bind": "/srv/fcgi/python/secrets", "mode": "ro"}}
-    ) as (container, url):
-        directory = environment_of_worker(url)["CREDENTIALS_DIRECTORY"]
+    ) as (container, _):
+        program = container.exec_run("cat /var/www/htdocs/localhostfcgi/app.fcgi").output.decode()
+        (directory,) = re.findall(r'"CREDENTIALS_DIRECTORY"\] = "(.*)"', program)
         assert container.exec_run(f"cat {directory}/password").output == b"mounted"
 
 
