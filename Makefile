@@ -57,13 +57,19 @@ unit: .venv/ready
 	cd app/fcgiserve && pytest tests --cov -k "not system_calls"
 
 # Two scenarios at a time. What they share is made before: the engine and the images of the hosts.
+# At the end, once more, what has failed.
 molecule: .venv/ready
 	ansible-playbook -i inventory/local playbooks/up.yml --tags engine
 	ansible-playbook -i inventory/local playbooks/up.yml --tags engine -e container_release=trixie
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%)
+	@rm -rf build/molecule
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%) || \
+	    { grep -A 15 -E 'fatal: |short test summary' build/molecule/*.log; exit 1; }
 
 molecule-%: .venv/ready
-	molecule test --scenario-name $*
+	@mkdir -p build/molecule && rm -f build/molecule/$*.*
+	@echo "$*: build/molecule/$*.log"
+	@molecule test --scenario-name $* >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
+	    status=$$?; cat build/molecule/$*.*; exit $$status
 
 bench: .venv/ready
 	ansible-playbook -i inventory/bench playbooks/up.yml playbooks/bench.yml

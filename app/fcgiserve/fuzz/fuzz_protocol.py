@@ -47,6 +47,8 @@ def one_input(data):
         whole = events_of([stream])
         pieces = [stream[start : start + cut] for start in range(0, len(stream), cut)]
         assert events_of(pieces) == whole, stream
+        params = Connection().receive_whole(stream)
+        assert params is None or whole[0][0].params == params, stream
     try:
         pairs = records.decode_pairs(data)
     except records.ProtocolError:

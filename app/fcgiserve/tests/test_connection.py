@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support import begin, params, stream, whole_request
 from test_records import cut, cuts
 
-from fcgiserve import connection, records
+from fcgiserve import records
 from fcgiserve.connection import (
     Connection,
     InputReceived,
@@ -34,12 +34,16 @@ def events_of(data, sizes=(1 << 20,)):
     return [event for piece in cut(data, sizes) for event in state.receive_data(piece)]
 
 
+def seen(state):
+    return state.request_id, state.keep_connection, state.input_ended
+
+
 def state_after(data, sizes=(1 << 20,)):
     """What the connection says of itself after the data."""
     state = Connection()
     for piece in cut(data, sizes):
         state.receive_data(piece)
-    return state.request_id, state.keep_connection, state.input_ended
+    return seen(state)
 
 
 def end_of(events):
@@ -313,17 +317,31 @@ def test_no_bytes_raise_and_any_cut_gives_the_same_events(data, sizes):
 
 @given(_pairs, st.integers(0, 255), st.binary(max_size=40))
 @settings(max_examples=300)
-def test_a_plain_request_means_the_same_at_a_glance_and_record_by_record(pairs, padding, tail):
+def test_a_whole_request_means_the_same_at_a_glance_and_record_by_record(pairs, padding, tail):
     content = encode_pairs(pairs.items())
     header = records.HEADER.pack(1, records.PARAMS, 1, len(content), padding)
     data = (
         begin() + header + content + bytes(padding) + stream(records.PARAMS) + stream(records.STDIN)
     )
     for request in (data, data + tail, data[: -len(tail) or None]):
-        assert events_of(request) == events_of(request, [1])
-        assert state_after(request) == state_after(request, [1])
+        state = Connection()
+        params = state.receive_whole(request)
+        if params is None:
+            assert vars(state) == vars(Connection()), "something was taken"
+        else:
+            received = RequestReceived(1, records.RESPONDER, params)
+            assert events_of(request) == [received, END_OF_STDIN]
+            assert seen(state) == state_after(request)
 
 
 def test_the_glance_is_taken_at_what_mod_fcgid_sends():
-    assert connection._plain_params(whole_request()) is not None
-    assert connection._plain_params(begin() + params() + stream(records.STDIN, b"x")) is None
+    assert Connection().receive_whole(whole_request()) is not None
+    assert Connection().receive_whole(begin() + params() + stream(records.STDIN, b"x")) is None
+
+
+@pytest.mark.parametrize("before", [whole_request(), begin(), b"\x01", b"?" * 8])
+def test_the_glance_is_taken_at_the_first_bytes_of_a_connection_only(before):
+    state = Connection()
+    state.receive_whole(before)
+    state.receive_data(b"" if state.request_id else before)
+    assert state.receive_whole(whole_request()) is None

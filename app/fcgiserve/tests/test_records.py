@@ -52,6 +52,16 @@ def test_ascii_pairs_mean_the_same_beside_others(pairs, other):
     assert records.decode_pairs(data) == {**ours, "OTHER": other + "\xff"}
 
 
+@given(st.lists(st.tuples(text, text), max_size=20), st.integers(0, 2000), st.binary(max_size=40))
+def test_c_and_python_decode_any_bytes_to_the_same_pairs(pairs, end, other):
+    speedups = pytest.importorskip("fcgiserve._speedups")
+    for data in (records.encode_pairs(pairs)[:end], records.encode_pairs(pairs) + other):
+        expected = records._decode_in_python(data)
+        found = speedups.decode(data)
+        assert found == expected
+        assert found is None or list(found) == list(expected)
+
+
 @pytest.mark.parametrize("end", range(1, 10))
 def test_ascii_pairs_that_end_inside_a_pair_are_refused(end):
     data = records.encode_pairs([("A", "bc"), ("", ""), ("D", "")])

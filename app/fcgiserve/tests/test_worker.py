@@ -478,6 +478,12 @@ def test_sigterm_ends_a_worker_that_waits_for_a_connection(number):
         assert worker.log == ""
 
 
+def test_sigterm_ends_a_worker_that_other_signals_keep_waking():
+    with Worker("fixtureapps.plain:ticking") as worker:
+        worker.get()
+        assert worker.end() == 0
+
+
 def test_sigterm_ends_a_worker_that_was_started_with_it_blocked():
     def block():
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

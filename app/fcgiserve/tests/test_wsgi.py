@@ -341,6 +341,8 @@ def test_exc_info_raises_the_error_again_when_headers_were_sent():
         ("200 OK", [(b"X-A", "1")], "TypeError"),
         ("200 OK", [("X-A", "1", "2")], "ValueError"),
         ("200 OK", (("X-A", "1"),), "must be a list"),
+        ("200 OK", [["X-A", "1"]], "must be a tuple, not list"),
+        ("200 OK", ["X-A"], "must be a tuple, not str"),
         (b"200 OK", [], "must be str"),
     ],
 )
@@ -352,6 +354,17 @@ def test_what_is_no_header_is_refused_and_logged(status, headers, says):
     exchange = run(application)
     assert failed(exchange)
     assert says in exchange.log
+
+
+@pytest.mark.parametrize("path", [None, b"/", 5])
+def test_an_application_may_change_its_environment_and_fail(path):
+    def application(environ, start_response):
+        environ["SCRIPT_NAME"] = environ["PATH_INFO"] = path
+        raise LookupError("and fail")
+
+    exchange = run(application, access_log=True)
+    assert failed(exchange)
+    assert "LookupError: and fail" in exchange.log
 
 
 @pytest.mark.parametrize("body", [["text"], iter(["text"]), [bytearray(b"x")], 5])

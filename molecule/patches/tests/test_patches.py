@@ -290,6 +290,25 @@ def test_a_variable_that_is_too_long_is_named_and_its_value_is_not_shown(host: H
     assert "xxx" not in run.stdout + run.stderr
 
 
+# --- lost-manager -------------------------------------------------------------------
+
+
+def test_httpd_need_not_kill_children_whose_process_manager_has_died(host: Host) -> None:
+    host.check_output("systemctl restart httpd && sleep 2")
+    (manager,) = managers(host)
+    # One that does not answer: requests that want another worker wait for it.
+    host.check_output(
+        f"truncate --size 0 /var/log/httpd/error_log; kill -STOP {manager}; "
+        "for client in 1 2 3 4 5 6 7 8; do "
+        "curl --silent --max-time 60 --output /dev/null 'http://127.0.0.1/sleep?ms=1500' & done; "
+        f"sleep 1; kill -KILL {manager}; wait; "
+        "curl --silent --fail --retry 30 --retry-all-errors --retry-delay 1 http://127.0.0.1/"
+    )
+    log = host.file("/var/log/httpd/error_log").content_string
+    assert "process manager died, restarting the server" in log
+    assert "did not exit" not in log
+
+
 # --- All of them --------------------------------------------------------------------
 
 

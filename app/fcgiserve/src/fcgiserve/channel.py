@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import time
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from . import records
 from .connection import (
@@ -101,17 +101,20 @@ class Exchange:
     refusal: Optional[str] = None
     data: Optional[InputStream] = None
 
-    def __init__(self, channel: Channel, event: RequestReceived) -> None:
+    def __init__(
+        self, channel: Channel, request_id: int, role: int, params: dict[str, Any]
+    ) -> None:
         #: The FastCGI request id, for the log.
-        self.request_id, role, self.params = event
+        self.request_id = request_id
+        self.params = params
         self.role = _ROLE_NAMES[role]
         self._channel = channel
         length = data_length = None
         try:
-            if "CONTENT_LENGTH" in self.params:
-                length = body_length(self.params)
+            if "CONTENT_LENGTH" in params:
+                length = body_length(params)
             if role == records.FILTER:
-                data_length = body_length(self.params, "FCGI_DATA_LENGTH")
+                data_length = body_length(params, "FCGI_DATA_LENGTH")
         except BadRequest as error:
             self.refusal = str(error)
         receive = channel.receive_more
@@ -193,6 +196,10 @@ class Channel:
         connection = self.connection
         self.idle = False
         if data:
+            if (params := connection.receive_whole(data)) is not None:
+                self.exchange = Exchange(self, 1, records.RESPONDER, params)
+                self.exchange.input.finish()
+                return
             events = connection.receive_data(data)
         else:
             self._eof = True
@@ -202,7 +209,7 @@ class Channel:
                 self._receive_input(event)
             elif isinstance(event, RequestReceived):
                 self.aborted = ""
-                self.exchange = Exchange(self, event)
+                self.exchange = Exchange(self, event.request_id, event.role, event.params)
             elif isinstance(event, Reply):
                 self._replies.append(event.data)
             elif isinstance(event, RequestAborted):

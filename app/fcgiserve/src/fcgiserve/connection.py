@@ -16,7 +16,8 @@ answers the request. Theory of operation:
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Optional, Union
+from dataclasses import dataclass
+from typing import Any, Optional, Union
 
 from . import records
 from .records import ProtocolError, RecordReader, decode_pairs
@@ -33,34 +34,39 @@ _STREAMS = {
 }
 
 
-class RequestReceived(NamedTuple):
+@dataclass
+class RequestReceived:
     """A request whose PARAMS are complete (sections 5.1 and 5.2)."""
 
     request_id: int
     role: int
-    params: dict[str, str]
+    params: dict[str, Any]
 
 
-class InputReceived(NamedTuple):
+@dataclass
+class InputReceived:
     """A piece of the STDIN or DATA stream; empty `data` is the end (sections 5.3 and 6.4)."""
 
     stream: int
     data: bytes
 
 
-class RequestAborted(NamedTuple):
+@dataclass
+class RequestAborted:
     """The request is of no use any more: ABORT_REQUEST (section 5.4), or the peer left."""
 
     reason: str
 
 
-class Reply(NamedTuple):
+@dataclass
+class Reply:
     """Bytes to send now: a management answer (section 4), or a refused request (section 5.5)."""
 
     data: bytes
 
 
-class ProtocolFailed(NamedTuple):
+@dataclass
+class ProtocolFailed:
     """The peer does not speak FastCGI 1.0: close the connection. No event follows."""
 
     reason: str
@@ -75,9 +81,10 @@ _PLAIN_BEGIN = records.encode_begin_request(1, records.RESPONDER) + bytes(
     (records.VERSION, records.PARAMS, 0, 1)
 )
 _LENGTHS = struct.Struct(">HB")
-_PLAIN_START = len(_PLAIN_BEGIN) + 4
+_PLAIN_LENGTHS = len(_PLAIN_BEGIN)
+_PLAIN_START = _PLAIN_LENGTHS + 4
 _PLAIN_END = records.encode_record(records.PARAMS, 1) + records.encode_record(records.STDIN, 1)
-_END_OF_STDIN = InputReceived(records.STDIN, b"")
+_PLAIN_AROUND = _PLAIN_START + len(_PLAIN_END)
 
 
 def _plain_params(data: bytes) -> Optional[bytes]:
@@ -89,8 +96,8 @@ def _plain_params(data: bytes) -> Optional[bytes]:
     """
     if not (data.startswith(_PLAIN_BEGIN) and data.endswith(_PLAIN_END)):
         return None
-    length, padding = _LENGTHS.unpack_from(data, len(_PLAIN_BEGIN))
-    if not length or len(data) != _PLAIN_START + length + padding + len(_PLAIN_END):
+    length, padding = _LENGTHS.unpack_from(data, _PLAIN_LENGTHS)
+    if not length or len(data) != _PLAIN_AROUND + length + padding:
         return None
     return data[_PLAIN_START : _PLAIN_START + length]
 
@@ -126,22 +133,32 @@ class Connection:
         """Whether every stream that the active request's role has is complete."""
         return not self._streams
 
+    def receive_whole(self, data: bytes) -> Optional[dict[str, Any]]:
+        """Take the first bytes on the connection if they are one whole request of the usual kind.
+
+        Returns its parameters: it is request 1, to a Responder, and its body is empty. Of None
+        nothing was taken, and the bytes are for `receive_data`, which finds the same in them.
+        """
+        if self.request_id or self._reader is not None:
+            return None
+        content = _plain_params(data)
+        if content is None:
+            return None
+        try:
+            params = decode_pairs(content)
+        except ProtocolError:
+            return None
+        self.request_id = 1
+        self.keep_connection = False
+        return params
+
     def receive_data(self, data: bytes) -> list[Event]:
         """Take the next bytes from the web server and return what they mean, in order."""
         events: list[Event] = []
         if self._failed:
             return events
-        reader = self._reader
+        reader = self._reader = self._reader or RecordReader()
         try:
-            if reader is None:
-                if not self.request_id:
-                    content = _plain_params(data)
-                    if content is not None:
-                        self.request_id = 1
-                        self.keep_connection = False
-                        params = decode_pairs(content)
-                        return [RequestReceived(1, records.RESPONDER, params), _END_OF_STDIN]
-                reader = self._reader = RecordReader()
             for kind, request_id, content in reader.feed(data):
                 if request_id == 0:
                     self._receive_management(kind, content, events)

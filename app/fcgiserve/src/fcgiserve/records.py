@@ -12,6 +12,7 @@ Nothing here does I/O or remembers a request. The rules that hold in this file:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -210,13 +211,20 @@ def decode_pairs(data: bytes) -> dict[str, str]:
     Of a name that comes twice the last value counts. Raises ProtocolError when the data ends
     inside a pair.
     """
+    pairs = _decode(data)
+    if pairs is None:
+        raise ProtocolError(f"{len(data)} bytes of name-value pairs end inside a pair")
+    return pairs
+
+
+def _decode_in_python(data: bytes) -> Optional[dict[str, str]]:
+    """Return the name-value pairs, None when the data ends inside one."""
     pairs: dict[str, str] = {}
     text = data.decode("latin-1")
     size = len(data)
     try:
         if data.isascii():
-            # No byte has its high bit set, so every length is one byte: the usual case, and
-            # decoding is the largest part of a small request's cost.
+            # No byte has its high bit set, so every length is one byte: the usual case.
             start = 2
             while start <= size:
                 middle = start + data[start - 2]
@@ -227,10 +235,8 @@ def decode_pairs(data: bytes) -> dict[str, str]:
         else:
             position = _decode_long_pairs(data, text, pairs)
     except (IndexError, struct.error):
-        position = size + 1
-    if position != size:
-        raise ProtocolError(f"{size} bytes of name-value pairs end inside a pair")
-    return pairs
+        return None
+    return pairs if position == size else None
 
 
 def _decode_long_pairs(data: bytes, text: str, pairs: dict[str, str]) -> int:
@@ -255,3 +261,9 @@ def _decode_long_pairs(data: bytes, text: str, pairs: dict[str, str]) -> int:
         pairs[text[position:middle]] = text[middle:end]
         position = end
     return position
+
+
+# The same in C, if it was compiled: see compile.py.
+_decode = _decode_in_python
+with contextlib.suppress(ImportError):
+    from ._speedups import decode as _decode

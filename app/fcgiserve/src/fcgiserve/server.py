@@ -6,6 +6,9 @@ The pipe closes the gap between looking at a flag and going to sleep, in which a
 otherwise be lost until the next connection. The listening socket does not block, because
 another worker may take the connection that poll has seen.
 
+A worker without siblings, as mod_fcgid starts them, saves that poll(2) when it has no connection to
+wait for: it waits in accept(2), for so short a time that a SIGTERM lost in the gap does not matter.
+
 SIGTERM and SIGINT let the request in flight finish, then what waits in the listen queue is
 answered, then the worker ends with status 0 (FastCGI 1.0, section 7). SIGHUP and SIGUSR1, which
 httpd sends to its process group at a reload, are ignored.
@@ -19,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from typing import NamedTuple, Optional
 
@@ -37,6 +41,10 @@ DRAINED_CONNECTIONS = 1024
 # How long a worker that is told to end waits for a request on a connection that is open, in
 # milliseconds: the web server has connected but may not have written yet.
 DRAIN_PATIENCE = 1000
+
+# How long a worker without siblings waits in accept(2) before it waits in poll(2), as the kernel
+# takes it: seconds and microseconds.
+ACCEPT_PATIENCE = struct.pack("@ll", 0, 100_000)
 
 # The signals that matter to a worker or to the parent of several.
 SIGNALS = (
@@ -108,6 +116,7 @@ class Worker:
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._parent = parent
+        self._waits_in_accept = False
         if parent is not None:
             self._poll.register(parent, select.POLLIN)
         self._cleanup = contextlib.ExitStack()
@@ -116,6 +125,13 @@ class Worker:
         """Take the signals."""
         forks.forget()
         self._listener.setblocking(False)
+        # Accepted sockets of another family would inherit the time that accept(2) waits.
+        if self._parent is None and self._family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):  # a 32-bit system may want another form of it
+                option = (socket.SOL_SOCKET, socket.SO_RCVTIMEO, ACCEPT_PATIENCE)
+                self._listener.setsockopt(*option)
+                self._listener.setblocking(True)
+                self._waits_in_accept = True
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = readable
         self._poll.register(readable, select.POLLIN)
@@ -145,18 +161,30 @@ class Worker:
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopping = True
+        self._wait_in_poll()  # accept(2) begins anew after each signal, and now returns at once
+
+    def _wait_in_poll(self) -> None:
+        self._waits_in_accept = False
+        self._listener.setblocking(False)
 
     def run(self, gateway: Gateway) -> None:
         """Answer requests until a signal or a limit ends the worker."""
         poll = self._poll.poll
         while not self._stopping:
+            if (
+                self._waits_in_accept
+                and not self._waiting
+                and self._serve(self._listening, gateway)
+            ):
+                continue
             for descriptor, _ in poll():
                 if descriptor == self._wake:
                     os.read(self._wake, 4096)
                 elif descriptor == self._parent:
                     self._stopping = True
-                else:
-                    self._serve(descriptor, gateway)
+                elif not self._serve(descriptor, gateway) and descriptor == self._listening:
+                    # Somebody else took the connection: there are siblings after all.
+                    self._wait_in_poll()
         self._drain(gateway)
 
     def _drain(self, gateway: Gateway) -> None:
@@ -195,18 +223,21 @@ class Worker:
             return None
         return Channel(sock, self._settings.workers)
 
-    def _serve(self, descriptor: int, gateway: Gateway) -> None:
-        """Read from a connection, answer its request if it is complete, and keep or close it."""
+    def _serve(self, descriptor: int, gateway: Gateway) -> bool:
+        """Read from a connection, answer its request if it is complete, and keep or close it.
+
+        Returns False when there was no connection.
+        """
         if descriptor == self._listening:
             accepted = self._accept()
             if accepted is None:
-                return
+                return False
             channel = accepted
         elif descriptor in self._waiting:
             self._poll.unregister(descriptor)
             channel = self._waiting.pop(descriptor)
         else:
-            return  # closed meanwhile
+            return False  # closed meanwhile
         try:
             channel.look()
             while (exchange := channel.exchange) is not None:
@@ -222,7 +253,7 @@ class Worker:
             log(f"closed a connection: {channel.failure}")
         if channel.finished:
             channel.close()
-            return
+            return True
         if len(self._waiting) >= IDLE_CONNECTIONS:
             oldest = next(iter(self._waiting))
             self._poll.unregister(oldest)
@@ -230,6 +261,7 @@ class Worker:
         descriptor = channel.socket.fileno()
         self._waiting[descriptor] = channel
         self._poll.register(descriptor, select.POLLIN)
+        return True
 
     def _answer(self, exchange: Exchange, gateway: Gateway) -> None:
         settings = self._settings

@@ -29,6 +29,8 @@ class InputStream:
     raises IncompleteBody in whichever call meets it.
     """
 
+    # Most requests have no body, and are cheaper without what would hold one.
+    _chunks: Optional[deque[bytes]] = None
     _chunk = b""
     _at = 0  # where in the chunk the application stands
     _held = 0  # the size of all chunks
@@ -40,7 +42,6 @@ class InputStream:
     def __init__(self, receive: Callable[[], None], length: Optional[int]) -> None:
         self._receive = receive
         self._expected = self._left = length
-        self._chunks: deque[bytes] = deque()
         self._ended = length == 0
 
     def feed(self, data: bytes) -> None:
@@ -54,6 +55,8 @@ class InputStream:
             self._left -= len(data)
         if self._spool is None and self._held + len(data) <= HELD_IN_MEMORY:
             self._held += len(data)
+            if self._chunks is None:
+                self._chunks = deque()
             self._chunks.append(data)
             return
         try:
@@ -85,7 +88,7 @@ class InputStream:
     def close(self) -> None:
         """Drop what was not read, and what still arrives."""
         self._ended = True
-        self._chunks.clear()
+        self._chunks = None
         if self._spool is not None:
             self._spool.close()
             self._spool = None

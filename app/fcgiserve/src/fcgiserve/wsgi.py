@@ -56,7 +56,7 @@ _NOT_FOR_APPLICATIONS = frozenset(
 class Exchange(Protocol):
     """What the gateway needs of a request; FastCGI and CGI each have one."""
 
-    params: dict[str, str]
+    params: Environ
     role: str
     request_id: int
     refusal: Optional[str]
@@ -92,16 +92,16 @@ class Gateway:
         self._application = application
         self._script_name = script_name
         self._access_log = access_log
-        self._defaults: Environ = {
-            "REQUEST_METHOD": "GET",
-            "SCRIPT_NAME": "",
-            "PATH_INFO": "",
-            "QUERY_STRING": "",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.0",
-            "fcgiserve.socket": listener,
-        }
+        # What PEP 3333 wants to be there, if the web server has not sent it.
+        self._defaults = (
+            ("REQUEST_METHOD", "GET"),
+            ("SCRIPT_NAME", ""),
+            ("PATH_INFO", ""),
+            ("QUERY_STRING", ""),
+            ("SERVER_NAME", "localhost"),
+            ("SERVER_PORT", "80"),
+            ("SERVER_PROTOCOL", "HTTP/1.0"),
+        )
         self._own: Environ = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -110,11 +110,16 @@ class Gateway:
             "wsgi.run_once": run_once,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
+            "fcgiserve.socket": listener,
         }
 
     def environ(self, exchange: Exchange) -> Environ:
-        """Return the environment of a request (PEP 3333, "environ Variables")."""
-        environ = {**self._defaults, **exchange.params, **self._own}
+        """Make the request's parameters its environment (PEP 3333, "environ Variables")."""
+        environ = exchange.params
+        for name, value in self._defaults:
+            if name not in environ:
+                environ[name] = value
+        environ.update(self._own)
         # Some web servers send these twice; PEP 3333 wants them without HTTP_.
         environ.pop("HTTP_CONTENT_TYPE", None)
         environ.pop("HTTP_CONTENT_LENGTH", None)
@@ -145,14 +150,18 @@ class Gateway:
         started = time.monotonic()
         response = Response(exchange)
         environ = self.environ(exchange)
-        response.run(self._application, environ)
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        # The application may change its environment.
+        request = {
             "client": environ.get("REMOTE_ADDR", ""),
             "role": exchange.role,
             "request_id": exchange.request_id,
             "method": environ["REQUEST_METHOD"],
             "path": environ["SCRIPT_NAME"] + environ["PATH_INFO"],
+        }
+        response.run(self._application, environ)
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **request,
             "status": int(response.status[:3] or 0),
             "bytes": response.sent,
             "seconds": round(time.monotonic() - started, 6),
@@ -167,8 +176,8 @@ def encode_head(
 ) -> tuple[bytes, Optional[int], bool]:
     """Return an answer's head, its Content-Length, and whether the status allows no body.
 
-    Raises TypeError for anything but str, ValueError for a status or header that would not be
-    one, or that would end the line that it stands on.
+    Raises TypeError for anything but str, and for headers that are no tuples, ValueError for a
+    status or header that would not be one, or that would end the line that it stands on.
     """
     if not isinstance(status, str):
         raise TypeError(f"status must be str, not {type(status).__name__}")
@@ -176,7 +185,10 @@ def encode_head(
         raise ValueError(f"status {status!r} is not like '404 Not Found'")
     lines = [] if status == "200 OK" else [f"Status: {status}\r\n"]
     length = None
-    for name, value in headers:
+    for header in headers:
+        if not isinstance(header, tuple):
+            raise TypeError(f"a header must be a tuple, not {type(header).__name__}")
+        name, value = header
         if not _is_token(name):
             raise ValueError(f"{name!r} is no header name")
         if _control(value):
@@ -281,8 +293,12 @@ class Response:
             )
         if not isinstance(headers, list):
             raise TypeError(f"headers must be a list, not {type(headers).__name__}")
-        head = encode_head(status, tuple(map(tuple, headers)))
-        self._head, self._length, bodiless = head
+        try:
+            self._head, self._length, bodiless = encode_head(status, tuple(headers))
+        except TypeError:
+            # Not what can be looked up among the last heads; this says what is wrong with it.
+            encode_head.__wrapped__(status, tuple(headers))
+            raise
         self._without_body = bodiless or self._is_head
         self.status = status
         return self.write
@@ -339,11 +355,11 @@ class Response:
         return f"Status: {status}\r\nContent-Type: text/plain\r\n\r\n".encode() + body
 
     def _log(self, message: str) -> None:
-        params = self._exchange.params
-        method = params.get("REQUEST_METHOD", "")
-        path = params.get("SCRIPT_NAME", "") + params.get("PATH_INFO", "")
-        text = f"fcgiserve: request {self._exchange.request_id} ({method} {path}): {message}\n"
-        self._exchange.errors.write(text)
+        # The application may have put anything into its environment.
+        get = self._exchange.params.get
+        request = f"{get('REQUEST_METHOD', '')} {get('SCRIPT_NAME', '')}{get('PATH_INFO', '')}"
+        number = self._exchange.request_id
+        self._exchange.errors.write(f"fcgiserve: request {number} ({request}): {message}\n")
 
 
 def _exit_status(error: BaseException) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import time
 
 
@@ -37,6 +38,14 @@ def logs(environ, start_response):
     yield b"three"
     environ["wsgi.errors"].write("four")
     environ["wsgi.errors"].flush()
+
+
+def ticking(environ, start_response):
+    """From now on the process gets a signal every 20 ms, as from a profiler."""
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"ticking"]
 
 
 def sleep(environ, start_response):

@@ -29,7 +29,7 @@
 #define SLOW apr_time_from_msec(50)
 #define CALM apr_time_from_sec(5)
 #define DOUBT apr_time_from_msec(5)
-#define LONGEST_LINE 16
+#define LONGEST_LINE 12
 
 /* Handed over at once by a request that is done: its own process, and room in the line. */
 #define HANDED_AT_ONCE 4

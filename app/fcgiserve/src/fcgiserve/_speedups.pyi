@@ -1,0 +1,3 @@
+from typing import Optional
+
+def decode(data: bytes) -> Optional[dict[str, str]]: ...
