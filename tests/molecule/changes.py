@@ -184,7 +184,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _rows:
         terminalreporter.section("measured")
         terminalreporter.write_line(
-            "| event | may fail | failed | longest time without an answer, s |"
+            "| event | may fail | failed, or measured | longest time without an answer, s |"
         )
         terminalreporter.write_line("|---|---|---|---|")
         for row in _rows:
