@@ -85,12 +85,13 @@ class Settings(NamedTuple):
     seconds: int = 4
     first: int = 2  # before anything is measured, so that a subject has all its workers
     warm_up: int = 1  # before each measurement, discarded
+    settle: float = 0.5  # then, so that the requests it left unanswered are no longer in the way
     bursts: int = 3  # in one round
     idle: float = 3.0  # before each burst
 
 
 # Everything once, and briefly: this checks that the bench works and measures nothing.
-SMOKE = Settings(rounds=1, seconds=1, first=0, warm_up=0, bursts=1, idle=0.0)
+SMOKE = Settings(rounds=1, seconds=1, first=0, warm_up=0, settle=0.0, bursts=1, idle=0.0)
 
 
 class Failed(Exception):
@@ -126,8 +127,9 @@ def main() -> int:
 def longest(subjects: int, settings: Settings) -> int:
     """Return the most seconds that measuring so many subjects can take."""
     prepare = START + len(LOADS) * PATIENCE + 2 * (settings.first + GRACE)
-    load = settings.warm_up + settings.seconds + 2 * GRACE
-    bursts = settings.warm_up + GRACE + settings.bursts * (settings.idle + PATIENCE)
+    warm_up = settings.warm_up + settings.settle
+    load = warm_up + settings.seconds + 2 * GRACE
+    bursts = warm_up + GRACE + settings.bursts * (settings.idle + PATIENCE)
     return math.ceil(subjects * (prepare + settings.rounds * (len(LOADS) * load + bursts)))
 
 
@@ -169,6 +171,7 @@ def measure_one(subject: Json, load: Load, settings: Settings) -> list[Json]:
     port = subject["ports"][str(load.workers)]
     if settings.warm_up:
         wrk(port, load, settings.warm_up)
+        time.sleep(settings.settle)
     if load is not BURST:
         return [wrk(port, load, settings.seconds)]
     found = []

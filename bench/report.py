@@ -152,8 +152,8 @@ def _conditions(result: Json) -> str:
         f"{result['begun']}; {machine['cores']} cores, {machine['processor']}, "
         f"Linux {machine['kernel']}. The load generator shares the cores with the servers.",
         f"{settings['rounds']} rounds of {settings['seconds']} s for each load and subject after "
-        f"{settings['warm_up']} s of warm-up; {settings['bursts']} bursts a round, each after "
-        f"{settings['idle']:g} s of idleness.",
+        f"{settings['warm_up']} s of warm-up and {settings['settle']:g} s to answer what it left; "
+        f"{settings['bursts']} bursts a round, each after {settings['idle']:g} s of idleness.",
     ]
     if same:
         lines.append(

@@ -33,7 +33,14 @@ def result() -> dict[str, Any]:
             found.setdefault(field, 1.0)
     return {
         "begun": "2000-01-01 00:00:00 +0000",
-        "settings": {"rounds": 3, "seconds": 4, "warm_up": 1, "bursts": 3, "idle": 3.0},
+        "settings": {
+            "rounds": 3,
+            "seconds": 4,
+            "warm_up": 1,
+            "settle": 0.5,
+            "bursts": 3,
+            "idle": 3.0,
+        },
         "machine": {"cores": 2, "processor": "some processor", "kernel": "6.1"},
         "software": {"wrk": "4.1.0"},
         "modules": {"ours": {"sha256": "a"}, "pristine": {"sha256": "b"}},

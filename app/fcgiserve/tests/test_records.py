@@ -1,5 +1,7 @@
 """Records and name-value pairs (FastCGI 1.0, sections 3.3, 3.4, 4 and 5)."""
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +129,15 @@ def test_begin_and_end_bodies_survive_encoding():
     assert records.decode_begin_request(begin) == (records.FILTER, 1)
     ((_, _, end),) = RecordReader().feed(records.encode_end_request(7, 2**32 + 5, 3))
     assert records.decode_end_request(end) == (5, 3)
+
+
+@pytest.mark.parametrize("errors", [False, True])
+def test_an_answer_ends_with_the_ends_of_its_streams_and_end_request(errors):
+    ends = RecordReader().feed(records.encode_end_of_answer(7, 938, errors))
+    streams = [records.STDOUT, records.STDERR] if errors else [records.STDOUT]
+    *empty, last = [(kind, content) for kind, request_id, content in ends if request_id == 7]
+    assert empty == [(kind, b"") for kind in streams]
+    assert last == (records.END_REQUEST, struct.pack(">IB3x", 938, 0))
 
 
 @pytest.mark.parametrize("decode", [records.decode_begin_request, records.decode_end_request])

@@ -309,6 +309,22 @@ def test_httpd_need_not_kill_children_whose_process_manager_has_died(host: Host)
     assert "did not exit" not in log
 
 
+# --- path-translated ----------------------------------------------------------------
+
+
+def test_path_translated_is_there_only_where_it_is_asked_for_and_nothing_else_changes(
+    host: Host,
+) -> None:
+    options = "--header 'Accept: application/json'"
+    plain, asked = (
+        json.loads(curl(host, options, path))["request"] for path in ("/info", "/info?translated")
+    )
+    assert asked.pop("PATH_TRANSLATED").endswith("/info")
+    of_this_request = {"QUERY_STRING", "REQUEST_URI", "REMOTE_PORT", "UNIQUE_ID"}
+    assert {name for name in plain | asked if plain.get(name) != asked.get(name)} <= of_this_request
+    assert (plain["SCRIPT_NAME"], plain["PATH_INFO"]) == ("", "/info")
+
+
 # --- All of them --------------------------------------------------------------------
 
 

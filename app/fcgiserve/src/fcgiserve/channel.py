@@ -154,18 +154,16 @@ class Exchange:
             for piece in records.encode_stream(records.STDOUT, request_id, data):
                 channel.transmit(piece)
             data = b""
-        end = records.encode_end_of_stream(records.STDOUT, request_id)
-        if self.errors.sent:
-            end += records.encode_end_of_stream(records.STDERR, request_id)
+        end = records.encode_end_of_answer(request_id, app_status, self.errors.sent)
         if data:
             end = records.encode_record(records.STDOUT, request_id, data) + end
-        channel.end_request(end, app_status)
+        channel.end_request(end)
 
 
 class Channel:
     """One connection from the web server.
 
-    `concurrency` is passed on to Connection. The socket is blocking; reads that must not wait
+    `concurrency` is the connection's. The socket is blocking; reads that must not wait
     say so one by one.
     """
 
@@ -182,7 +180,8 @@ class Channel:
 
     def __init__(self, sock: socket.SocketType, concurrency: int = 1) -> None:
         self.socket = sock
-        self.connection = Connection(concurrency)
+        self.connection = Connection()
+        self.connection.concurrency = concurrency
         self._replies: list[bytes] = []
 
     def receive(self, flags: int = 0) -> None:
@@ -299,11 +298,12 @@ class Channel:
             self._abort(f"the web server closed the connection: {error}")
             raise PeerGone(self.aborted) from error
 
-    def end_request(self, data: bytes, app_status: int) -> None:
+    def end_request(self, data: bytes) -> None:
         """Send the end of the answer; the connection is then idle, or to be closed."""
         self.exchange = None
         self.idle = True
-        self.transmit(data + self.connection.end_request(app_status))
+        self.connection.end_request()
+        self.transmit(data)
 
     @property
     def finished(self) -> bool:

@@ -15,6 +15,7 @@ answers the request. Theory of operation:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from typing import Any, Optional, Union
@@ -87,34 +88,42 @@ _PLAIN_END = records.encode_record(records.PARAMS, 1) + records.encode_record(re
 _PLAIN_AROUND = _PLAIN_START + len(_PLAIN_END)
 
 
-def _plain_params(data: bytes) -> Optional[bytes]:
-    """Return the content of PARAMS when `data` is one whole request of the most common kind.
+def _decode_request_in_python(data: bytes) -> Optional[dict[str, str]]:
+    """Return the parameters when `data` is one whole request of the most common kind.
 
     That is request 1 of a Responder, PARAMS in one record, no body, no FCGI_KEEP_CONN: what
-    mod_fcgid sends for a GET. Of anything else the general way finds out what it is; that both
-    find the same is a property test.
+    mod_fcgid sends for a GET. Of anything else, and of parameters that end inside a pair, the
+    general way finds out what it is; that both find the same is a property test.
     """
     if not (data.startswith(_PLAIN_BEGIN) and data.endswith(_PLAIN_END)):
         return None
     length, padding = _LENGTHS.unpack_from(data, _PLAIN_LENGTHS)
     if not length or len(data) != _PLAIN_AROUND + length + padding:
         return None
-    return data[_PLAIN_START : _PLAIN_START + length]
+    with contextlib.suppress(ProtocolError):
+        return decode_pairs(data[_PLAIN_START : _PLAIN_START + length])
+    return None
+
+
+# The same in C, if it was compiled: see compile.py.
+_decode_request = _decode_request_in_python
+with contextlib.suppress(ImportError):
+    from ._speedups import decode_request as _decode_request
 
 
 class Connection:
-    """The state of one connection.
+    """The state of one connection."""
 
-    `concurrency` is the number of requests that the application answers at the same time, over
-    all its processes; it is the answer to GET_VALUES (section 4.1).
-    """
-
+    #: The number of requests that the application answers at the same time, over all its
+    #: processes: the answer to GET_VALUES (section 4.1).
+    concurrency = 1
     #: Id of the active request; 0 when there is none.
     request_id = 0
     #: Whether the connection stays open when no request is active (FCGI_KEEP_CONN).
     keep_connection = True
 
     _failed = False
+    _reader: Optional[RecordReader] = None
     _role = 0
     # The content of PARAMS so far, None when the stream is complete.
     _params: Optional[list[bytes]] = None
@@ -123,10 +132,6 @@ class Connection:
     _early: Optional[list[Event]] = None
     # The input streams of the active request that have not ended.
     _streams: tuple[int, ...] = ()
-
-    def __init__(self, concurrency: int = 1) -> None:
-        self._concurrency = concurrency
-        self._reader: Optional[RecordReader] = None
 
     @property
     def input_ended(self) -> bool:
@@ -141,12 +146,8 @@ class Connection:
         """
         if self.request_id or self._reader is not None:
             return None
-        content = _plain_params(data)
-        if content is None:
-            return None
-        try:
-            params = decode_pairs(content)
-        except ProtocolError:
+        params = _decode_request(data)
+        if params is None:
             return None
         self.request_id = 1
         self.keep_connection = False
@@ -191,23 +192,19 @@ class Connection:
             return [RequestAborted("the web server closed the connection inside the request")]
         return []
 
-    def end_request(
-        self, app_status: int = 0, protocol_status: int = records.REQUEST_COMPLETE
-    ) -> bytes:
-        """Make the active request inactive and return its END_REQUEST record (section 5.5)."""
-        data = records.encode_end_request(self.request_id, app_status, protocol_status)
+    def end_request(self) -> None:
+        """Make the active request inactive: END_REQUEST is sent (section 5.5)."""
         self.request_id = 0
         self._params = None
         self._early = None
-        return data
 
     def _receive_management(self, kind: int, content: bytes, events: list[Event]) -> None:
         if kind != records.GET_VALUES:
             events.append(Reply(records.encode_unknown_type(kind)))
             return
         known = {
-            "FCGI_MAX_CONNS": str(self._concurrency),
-            "FCGI_MAX_REQS": str(self._concurrency),
+            "FCGI_MAX_CONNS": str(self.concurrency),
+            "FCGI_MAX_REQS": str(self.concurrency),
             "FCGI_MPXS_CONNS": "0",
         }
         asked = decode_pairs(content)
@@ -243,7 +240,8 @@ class Connection:
     def _refuse(self, request_id: int, status: int, events: list[Event]) -> None:
         self._streams = ()
         end = records.encode_record(records.STDOUT, request_id) if not status else b""
-        events.append(Reply(end + self.end_request(0, status)))
+        events.append(Reply(end + records.encode_end_request(request_id, 0, status)))
+        self.end_request()
 
     def _hold(self, size: int, events: list[Event]) -> bool:
         self._params_size += size

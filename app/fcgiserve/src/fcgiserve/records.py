@@ -143,12 +143,6 @@ def encode_stream(kind: int, request_id: int, data: bytes) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-@lru_cache(maxsize=64)
-def encode_end_of_stream(kind: int, request_id: int) -> bytes:
-    """Return the empty record that ends a stream (section 3.3)."""
-    return encode_record(kind, request_id)
-
-
 def encode_begin_request(request_id: int, role: int, flags: int = 0) -> bytes:
     """Return a BEGIN_REQUEST record (section 5.1)."""
     return encode_record(BEGIN_REQUEST, request_id, _BEGIN.pack(role, flags))
@@ -165,13 +159,24 @@ def decode_begin_request(content: bytes) -> tuple[int, int]:
     return role, flags
 
 
-@lru_cache(maxsize=64)
 def encode_end_request(
     request_id: int, app_status: int = 0, protocol_status: int = REQUEST_COMPLETE
 ) -> bytes:
     """Return an END_REQUEST record; `app_status` is kept to 32 bits (section 5.5)."""
     content = _END.pack(app_status & 0xFFFFFFFF, protocol_status)
     return encode_record(END_REQUEST, request_id, content)
+
+
+@lru_cache(maxsize=64)
+def encode_end_of_answer(request_id: int, app_status: int = 0, errors: bool = False) -> bytes:
+    """Return the records after an answer (sections 3.3 and 6.1): its streams end, and the request.
+
+    `errors` says whether there was a STDERR stream beside STDOUT.
+    """
+    end = encode_record(STDOUT, request_id)
+    if errors:
+        end += encode_record(STDERR, request_id)
+    return end + encode_end_request(request_id, app_status)
 
 
 def decode_end_request(content: bytes) -> tuple[int, int]:

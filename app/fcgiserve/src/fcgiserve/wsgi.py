@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Callable, Optional, Protocol, Union
 from wsgiref.util import FileWrapper
@@ -36,6 +37,18 @@ Application = Callable[..., Iterable[bytes]]
 _is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_status = re.compile(r"[1-9][0-9]{2} [^\x00-\x1f\x7f]*").fullmatch
 _control = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
+
+# What PEP 3333 wants to be there, if the web server has not sent it.
+_DEFAULTS = {
+    "REQUEST_METHOD": "GET",
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "",
+    "QUERY_STRING": "",
+    "SERVER_NAME": "localhost",
+    "SERVER_PORT": "80",
+    "SERVER_PROTOCOL": "HTTP/1.0",
+}
+_required = itemgetter(*_DEFAULTS)
 
 # Headers that belong to the web server (RFC 9110, section 7.6.1), and CGI's own status line.
 _NOT_FOR_APPLICATIONS = frozenset(
@@ -92,16 +105,6 @@ class Gateway:
         self._application = application
         self._script_name = script_name
         self._access_log = access_log
-        # What PEP 3333 wants to be there, if the web server has not sent it.
-        self._defaults = (
-            ("REQUEST_METHOD", "GET"),
-            ("SCRIPT_NAME", ""),
-            ("PATH_INFO", ""),
-            ("QUERY_STRING", ""),
-            ("SERVER_NAME", "localhost"),
-            ("SERVER_PORT", "80"),
-            ("SERVER_PROTOCOL", "HTTP/1.0"),
-        )
         self._own: Environ = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -116,13 +119,17 @@ class Gateway:
     def environ(self, exchange: Exchange) -> Environ:
         """Make the request's parameters its environment (PEP 3333, "environ Variables")."""
         environ = exchange.params
-        for name, value in self._defaults:
-            if name not in environ:
-                environ[name] = value
+        try:
+            _required(environ)
+        except KeyError:
+            for name, value in _DEFAULTS.items():
+                environ.setdefault(name, value)
         environ.update(self._own)
         # Some web servers send these twice; PEP 3333 wants them without HTTP_.
-        environ.pop("HTTP_CONTENT_TYPE", None)
-        environ.pop("HTTP_CONTENT_LENGTH", None)
+        if "HTTP_CONTENT_TYPE" in environ:
+            del environ["HTTP_CONTENT_TYPE"]
+        if "HTTP_CONTENT_LENGTH" in environ:
+            del environ["HTTP_CONTENT_LENGTH"]
         if "HTTPS" in environ and environ["HTTPS"].lower() in ("on", "1"):
             environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = exchange.input
@@ -256,11 +263,11 @@ class Response:
         body = application(environ, self.start_response)
         if type(body) is list or type(body) is tuple:
             if len(body) == 1:
-                return self._finish(self._checked(body[0]))
-            return self._finish(b"".join([self._checked(block) for block in body]))
+                return self._last(body[0])
+            return self._last(b"".join([_checked(block) for block in body]))
         try:
             for block in body:
-                if self._checked(block):
+                if _checked(block):
                     self.write(block)
                     if self._through:
                         break
@@ -268,7 +275,7 @@ class Response:
             close = getattr(body, "close", None)
             if close is not None:
                 close()
-        return self._finish(b"")
+        return self._last(b"")
 
     def start_response(
         self,
@@ -305,42 +312,34 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body now (PEP 3333, "The write() Callable")."""
-        data = self._take_head() + self._admit(self._checked(data))
+        data = self._next(data)
         if data:
             self._exchange.send(data)
 
-    @staticmethod
-    def _checked(block: bytes) -> bytes:
-        if isinstance(block, bytes):
-            return block
-        raise TypeError(f"a body consists of bytes, not {type(block).__name__}")
-
-    def _take_head(self) -> bytes:
-        if self._head_sent:
-            return b""
-        if self._head is None:
-            raise RuntimeError("the application did not call start_response before its body")
-        self._head_sent = True
-        return self._head
-
-    def _admit(self, data: bytes) -> bytes:
-        """Return the part of a piece that may be sent."""
+    def _next(self, data: bytes) -> bytes:
+        """Return what to send for a piece of the body, with the head before the first."""
+        _checked(data)
+        head = b""
+        if not self._head_sent:
+            if self._head is None:
+                raise RuntimeError("the application did not call start_response before its body")
+            self._head_sent = True
+            head = self._head
         if self._without_body:
             self._through = True
-            return b""
+            return head
         if self._length is not None and self.sent + len(data) > self._length:
             if not self._through:
                 self._through = True
                 self._log(f"the body is longer than its Content-Length of {self._length}: cut")
             data = data[: self._length - self.sent]
         self.sent += len(data)
-        return data
+        return head + data
 
-    def _finish(self, data: bytes) -> bytes:
-        data = self._take_head() + self._admit(data)
-        if self._length is None:
-            return data
-        if self.sent < self._length and not self._without_body:
+    def _last(self, data: bytes) -> bytes:
+        """Return what to send for the last piece of the body."""
+        data = self._next(data)
+        if self._length is not None and self.sent < self._length and not self._without_body:
             self._log(f"the body has {self.sent} bytes, its Content-Length says {self._length}")
         return data
 
@@ -360,6 +359,12 @@ class Response:
         request = f"{get('REQUEST_METHOD', '')} {get('SCRIPT_NAME', '')}{get('PATH_INFO', '')}"
         number = self._exchange.request_id
         self._exchange.errors.write(f"fcgiserve: request {number} ({request}): {message}\n")
+
+
+def _checked(block: bytes) -> bytes:
+    if isinstance(block, bytes):
+        return block
+    raise TypeError(f"a body consists of bytes, not {type(block).__name__}")
 
 
 def _exit_status(error: BaseException) -> int:
