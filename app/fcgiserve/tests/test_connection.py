@@ -1,12 +1,14 @@
 """The state machine: one test for each point of FastCGI 1.0 that it owes, without I/O."""
 
+from unittest import mock
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import begin, params, stream, whole_request
 from test_records import cut, cuts
 
-from fcgiserve import records
+from fcgiserve import connection, records
 from fcgiserve.connection import (
     Connection,
     InputReceived,
@@ -309,17 +311,33 @@ def test_no_bytes_raise_and_any_cut_gives_the_same_events(data, sizes):
     assert events_of(data, sizes) == events_of(data)
 
 
-@given(_pairs, st.integers(0, 255), st.binary(max_size=40))
+@pytest.mark.parametrize("decode", ["c", "python"])
+@given(
+    _pairs,
+    st.integers(0, 9),
+    st.sampled_from([0, 0, 0, -8, -1, 1, 8]),
+    st.integers(0, 255),
+    st.binary(max_size=40),
+)
 @settings(max_examples=300)
-def test_a_whole_request_means_the_same_at_a_glance_and_record_by_record(pairs, padding, tail):
+def test_a_whole_request_means_the_same_at_a_glance_and_record_by_record(
+    decode, pairs, missing, wrong, padding, tail
+):
+    if decode == "c":
+        glance = pytest.importorskip("fcgiserve._speedups").decode_request
+    else:
+        glance = connection._decode_request_in_python
     content = encode_pairs(pairs.items())
-    header = records.HEADER.pack(1, records.PARAMS, 1, len(content), padding)
+    content = content[: len(content) - missing]
+    length = max(len(content) + wrong, 0)
+    header = records.HEADER.pack(1, records.PARAMS, 1, length, padding)
     data = (
         begin() + header + content + bytes(padding) + stream(records.PARAMS) + stream(records.STDIN)
     )
     for request in (data, data + tail, data[: -len(tail) or None]):
         state = Connection()
-        params = state.receive_whole(request)
+        with mock.patch.object(connection, "_decode_request", glance):
+            params = state.receive_whole(request)
         if params is None:
             assert vars(state) == vars(Connection()), "something was taken"
         else:

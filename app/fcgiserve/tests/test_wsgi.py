@@ -133,6 +133,14 @@ def test_write_sends_at_once_and_before_the_iterable():
     assert run(application, exchange).pieces == [b"\r\na", b"b", b"c"]
 
 
+def test_write_of_anything_but_bytes_is_a_500_when_nothing_was_sent():
+    def application(environ, start_response):
+        start_response("200 OK", [])(bytearray(b"a"))
+        return []
+
+    assert run(application).raw.startswith(b"Status: 500 ")
+
+
 def test_start_response_may_come_with_the_first_piece():
     def application(environ, start_response):
         yield b""
