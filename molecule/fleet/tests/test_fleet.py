@@ -104,7 +104,7 @@ def test_an_upgrade_of_the_module_rolls_over_the_hosts(host: Host) -> None:
 
 def test_a_host_that_is_killed_takes_its_requests_and_no_other(host: Host) -> None:
     rule = "the requests that it held"
-    with under_load(host, "a web host killed (-9)", lambda: CLIENTS, rule) as load:
+    with under_load(host, "a web host killed (-9)", CLIENTS, rule) as load:
         load.wait_for_answer()
         container(WEB["fcgid-web2"]).kill()
         out = seconds_until(lambda: not in_rotation(host, "fcgid-web2"))

@@ -144,9 +144,7 @@ def test_a_new_secret_is_rolled_out_and_nobody_notices(engine: Any) -> None:
 
 def test_a_container_that_is_killed_is_replaced(engine: Any) -> None:
     (victim, *_) = containers(engine)
-    with under_load(
-        ADDRESS, "Swarm: a container is killed", lambda: CLIENTS, "what it had"
-    ) as load:
+    with under_load(ADDRESS, "Swarm: a container is killed", CLIENTS, "what it had") as load:
         victim.kill()
         wait_until_replaced(engine, victim.id)
         load.wait_for_answer()

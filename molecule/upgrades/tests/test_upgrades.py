@@ -39,13 +39,25 @@ def test_the_httpd_of_the_distribution_is_not_pushed_aside_without_being_asked(h
 
 
 def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
-    """Installed and checked beside it, on another port; then it changes places with it."""
+    """Installed and checked beside it, on another port; then it changes places with it.
+
+    The other takes long to end, but no longer listens; nobody is to wait for it.
+    """
     deploy(httpd_port=8080)
     assert greets(address_of(host), "/x.fcgi") == ""
-    with under_load(
-        host, "from the distribution's httpd to this one", lambda: 100, UNTIL, ["/x.fcgi"]
-    ):
+    host.check_output(
+        "cd /etc/systemd/system && mkdir apache2.service.d && "
+        "printf '[Service]\\nExecStopPost=/bin/sleep 5\\n' > apache2.service.d/slow.conf && "
+        "systemctl daemon-reload"
+    )
+    event = "from the distribution's httpd to this one"
+    with under_load(host, event, None, UNTIL, ["/x.fcgi"]) as load:
         deploy(httpd_take_over=True)
+    ended = host.check_output(
+        "systemctl stop apache2 && "  # waits until it has ended
+        "systemctl show --property InactiveEnterTimestampMonotonic --value apache2"
+    )
+    assert min(end for _, end in load.series) < int(ended) / 1e6
     assert starts(host) == 1
     assert not host.service("apache2").is_running
     assert not host.service("apache2").is_enabled
@@ -58,7 +70,7 @@ def test_an_upgrade_of_httpd_builds_once_and_restarts_once(host: Host) -> None:
     if newest == before:
         pytest.skip(f"the mirrors have one version of httpd only, {before}")
     started, built = starts(host), record(host)
-    with under_load(host, "upgrade of the package of httpd", lambda: 100, UNTIL):
+    with under_load(host, "upgrade of the package of httpd", None, UNTIL):
         host.check_output(
             "rm /etc/apt/preferences.d/held && DEBIAN_FRONTEND=noninteractive apt-get -qy upgrade"
         )
@@ -76,7 +88,7 @@ def test_a_change_of_the_patches_builds_once_and_restarts_once(host: Host) -> No
         ("and back", {}),
     ):
         started = starts(host)
-        with under_load(host, event, lambda: 100, UNTIL):
+        with under_load(host, event, None, UNTIL):
             deploy(**patches)
         assert starts(host) == started + 1
         assert "changed=0 " in deploy(**patches)
