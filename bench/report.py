@@ -24,6 +24,7 @@ SMALL = "hello-"
 
 # The field that tells how fast a subject is; of a burst, how long it takes.
 SPEED = "requests_per_s"
+P99 = "p99_ms"
 BURST = "burst"
 BURST_TIME = "last_ms"
 
@@ -93,17 +94,11 @@ def markdown(result: Json) -> str:
         "## Ratios\n\nOf requests a second: 2.00 is twice as many as the subject of the row. "
         "Of a burst, of the time until the last answer: 0.50 is half as long.\n",
     ]
-    for ours in COMPARED:
-        if ours in subjects:
-            rows = {
-                other: [
-                    *(_number(ratio(result, ours, other, load, SPEED), 2) for load in loads),
-                    _number(ratio(result, ours, other, BURST, BURST_TIME), 2),
-                ]
-                for other in subjects
-                if other != ours
-            }
-            parts.append(_table(f"{ours} against", [*loads, BURST], rows))
+    parts += _ratios(result, "against", {**dict.fromkeys(loads, SPEED), BURST: BURST_TIME})
+    parts.append(
+        "The same of the time within which 99 of 100 answers came: 0.50 is half as long.\n"
+    )
+    parts += _ratios(result, "against, p99", dict.fromkeys(loads, P99))
     parts.append(
         "## Medians\n\nwrk knows nothing of a request that is unanswered when its time is over, "
         "and adds to its latencies those of the requests that a waiting client would have sent "
@@ -114,7 +109,7 @@ def markdown(result: Json) -> str:
     for title, field in (
         ("Requests a second", SPEED),
         ("Half of the answers within, ms", "p50_ms"),
-        ("99 of 100 answers within, ms", "p99_ms"),
+        ("99 of 100 answers within, ms", P99),
         ("The slowest answer, ms", "max_ms"),
     ):
         digits = 0 if field == SPEED else 1
@@ -166,6 +161,27 @@ def _conditions(result: Json) -> str:
     return "\n".join(["\n\n".join(lines), "", *tables, "", f"Versions: {software}.", ""])
 
 
+def _ratios(result: Json, title: str, fields: dict[str, str]) -> list[str]:
+    """Return the tables of what is compared; `fields` names, for each load, the one to compare."""
+    subjects = [subject["name"] for subject in result["subjects"]]
+    return [
+        _table(
+            f"{ours} {title}",
+            list(fields),
+            {
+                other: [
+                    _number(ratio(result, ours, other, load, field), 2)
+                    for load, field in fields.items()
+                ]
+                for other in subjects
+                if other != ours
+            },
+        )
+        for ours in COMPARED
+        if ours in subjects
+    ]
+
+
 def _exceptions(result: Json) -> str:
     lines = ["## Errors, and what was left out", ""]
     for subject in result["subjects"]:
@@ -214,7 +230,7 @@ def plot(result: Json, directory: Path) -> None:
 
     for name, title, field in (
         ("benchmark-requests.svg", "Small answers: requests a second", SPEED),
-        ("benchmark-latency.svg", "Small answers: 99 of 100 within, ms", "p99_ms"),
+        ("benchmark-latency.svg", "Small answers: 99 of 100 within, ms", P99),
     ):
         figure, axes = pyplot.subplots(figsize=(9, 6))
         _lines(axes, result, small, field)

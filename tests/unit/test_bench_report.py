@@ -89,6 +89,8 @@ def test_the_tables_have_a_row_for_each_subject_and_say_what_is_missing(
     lines = report.markdown(result).splitlines()
     assert "| fcgid-c against | hello-1 | burst |" in lines
     assert "| peer | 2.00 |  |" in lines
+    assert "| fcgid-c against, p99 | hello-1 |" in lines
+    assert "| peer | 0.50 |" in lines
     assert "| fcgid-c | 100 |" in lines
     assert "- `peer`, `hello-1`: 2 read, 1 status" in lines
     assert "- `slow` without `hello-1`: it is slow" in lines
