@@ -50,7 +50,7 @@ def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
         "printf '[Service]\\nExecStopPost=/bin/sleep 5\\n' > apache2.service.d/slow.conf && "
         "systemctl daemon-reload"
     )
-    event = "from the distribution's httpd to this one"
+    event = "from the distribution's httpd, which takes 5 s more to end, to this one"
     with under_load(host, event, None, UNTIL, ["/x.fcgi"]) as load:
         deploy(httpd_take_over=True)
     ended = host.check_output(
