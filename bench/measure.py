@@ -173,12 +173,14 @@ def measure_one(subject: Json, load: Load, settings: Settings) -> list[Json]:
         wrk(port, load, settings.warm_up)
         time.sleep(settings.settle)
     if load is not BURST:
-        return [wrk(port, load, settings.seconds)]
-    found = []
+        before = stolen()
+        found = wrk(port, load, settings.seconds)
+        return [{**found, "stolen_ms": stolen() - before}]
+    bursts = []
     for _ in range(settings.bursts):
         time.sleep(settings.idle)
-        found.append(asyncio.run(burst(port)))
-    return found
+        bursts.append(asyncio.run(burst(port)))
+    return bursts
 
 
 def prepare(subject: Json, settings: Settings) -> dict[str, str]:
@@ -284,6 +286,12 @@ async def exchange(port: int) -> bytes:
         return await reader.read()
     finally:
         writer.close()
+
+
+def stolen() -> int:
+    """Return for how many ms in all other guests had this machine's cores: "steal" of proc(5)."""
+    steal = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+    return steal * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> Json:

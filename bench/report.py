@@ -149,6 +149,7 @@ def _conditions(result: Json) -> str:
         f"{settings['rounds']} rounds of {settings['seconds']} s for each load and subject after "
         f"{settings['warm_up']} s of warm-up and {settings['settle']:g} s to answer what it left; "
         f"{settings['bursts']} bursts a round, each after {settings['idle']:g} s of idleness.",
+        _stolen(result),
     ]
     if same:
         lines.append(
@@ -159,6 +160,17 @@ def _conditions(result: Json) -> str:
     software = ", ".join(f"{name} {version}" for name, version in result["software"].items())
     tables = ["| Subject | |", "|---|---|", *subjects, "", "| Load | |", "|---|---|", *loads]
     return "\n".join(["\n\n".join(lines), "", *tables, "", f"Versions: {software}.", ""])
+
+
+def _stolen(result: Json) -> str:
+    """Return how much of the cores' time went to other guests, and in which run most of it."""
+    runs = [cell for cell in result["cells"] if cell["load"] != BURST]
+    most = max(runs, key=lambda cell: cell["stolen_ms"])
+    return (
+        f"Other guests of the host had {sum(cell['stolen_ms'] for cell in runs)} ms of the cores' "
+        f"time meanwhile, and {most['stolen_ms']} ms in the worst run: `{most['subject']}`, "
+        f"`{most['load']}`, round {most['round']}."
+    )
 
 
 def _ratios(result: Json, title: str, fields: dict[str, str]) -> list[str]:

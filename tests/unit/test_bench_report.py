@@ -21,7 +21,9 @@ def result() -> dict[str, Any]:
         cell(1, "fcgid-c", "hello-1", requests_per_s=10.0, p99_ms=9.0),
         cell(2, "fcgid-c", "hello-1", requests_per_s=120.0, p99_ms=2.0),
         cell(0, "peer", "hello-1", requests_per_s=50.0, p99_ms=4.0),
-        cell(1, "peer", "hello-1", requests_per_s=4.0, p99_ms=18.0, errors={"read": 2}),
+        cell(
+            1, "peer", "hello-1", requests_per_s=4.0, p99_ms=18.0, errors={"read": 2}, stolen_ms=70
+        ),
         cell(2, "peer", "hello-1", requests_per_s=120.0, p99_ms=1.0, errors={"status": 1}),
         cell(0, "fcgid-c", "burst", last_ms=10.0),
         cell(0, "fcgid-c", "burst", last_ms=30.0),
@@ -29,8 +31,8 @@ def result() -> dict[str, Any]:
         cell(0, "peer", "burst", last_ms=0.0),
     ]
     for found in cells:
-        for field in ("p50_ms", "p99_ms", "max_ms"):
-            found.setdefault(field, 1.0)
+        for field in ("p50_ms", "p99_ms", "max_ms", "stolen_ms"):
+            found.setdefault(field, 1)
     return {
         "begun": "2000-01-01 00:00:00 +0000",
         "settings": {
@@ -100,3 +102,10 @@ def test_a_run_without_patches_says_so(result: dict[str, Any]) -> None:
     assert "unpatched" not in report.markdown(result)
     result["modules"]["ours"] = result["modules"]["pristine"]
     assert "unpatched" in report.markdown(result)
+
+
+def test_the_run_that_the_machine_disturbed_most_is_named(result: dict[str, Any]) -> None:
+    assert (
+        "had 75 ms of the cores' time meanwhile, and 70 ms in the worst run: `peer`, `hello-1`, "
+        "round 1."
+    ) in report.markdown(result)
