@@ -12,7 +12,13 @@ from fcgiserve.records import ProtocolError, RecordReader
 text = st.text(st.characters(max_codepoint=255), max_size=300)
 cuts = st.lists(st.integers(1, 70_000), min_size=1, max_size=30)
 whole_records = st.lists(
-    st.tuples(st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=600)), max_size=20
+    st.tuples(
+        st.one_of(st.sampled_from([records.STDIN, records.DATA]), st.integers(0, 255)),
+        st.one_of(st.just(0), st.integers(0, 65535)),
+        st.binary(max_size=600),
+        st.integers(0, 255),
+    ),
+    max_size=20,
 )
 
 
@@ -27,10 +33,26 @@ def cut(data, sizes):
 
 @given(whole_records, cuts)
 def test_any_cut_of_the_stream_gives_the_same_records(items, sizes):
-    data = b"".join(records.encode_record(*item) for item in items)
     reader = RecordReader()
-    found = [record for piece in cut(data, sizes) for record in reader.feed(piece)]
-    assert found == items
+    for kind, request_id, content, padding in items:
+        header = records.HEADER.pack(1, kind, request_id, len(content), padding)
+        data = header + content + bytes(padding)
+        found = [record for piece in cut(data, sizes) for record in reader.feed(piece)]
+        assert {record[:2] for record in found} == {(kind, request_id)}
+        assert b"".join(record[2] for record in found) == content
+        in_pieces = request_id and content and kind in (records.STDIN, records.DATA)
+        assert all(record[2] for record in found) if in_pieces else len(found) == 1
+
+
+@pytest.mark.parametrize("kind", [records.STDIN, records.DATA])
+def test_input_is_handed_on_as_it_comes(kind):
+    reader = RecordReader()
+    data = records.HEADER.pack(1, kind, 3, 4, 2) + b"ab"
+    assert reader.feed(data[:7]) == []
+    assert reader.feed(data[7:]) == [(kind, 3, b"ab")]
+    assert reader.feed(b"c") == [(kind, 3, b"c")]
+    assert reader.feed(b"d\0") == [(kind, 3, b"d")]
+    assert reader.feed(b"\0" + records.encode_record(kind, 3)) == [(kind, 3, b"")]
 
 
 @given(st.dictionaries(text, text, max_size=20))

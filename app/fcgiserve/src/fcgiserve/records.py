@@ -5,8 +5,9 @@ Nothing here does I/O or remembers a request. The rules that hold in this file:
 * A record is an 8-byte header, 0 to 65535 bytes of content and 0 to 255 bytes of padding
   (FastCGI 1.0, section 3.3). Padding is skipped on reading; on writing every record is padded
   to a multiple of 8 bytes.
-* A record is handed on whole or not at all, so what a reader sees does not depend on how the
-  transport cut the bytes.
+* What a reader sees does not depend on how the transport cut the bytes: a record is handed on
+  whole or not at all. Only the content of a request's input, of which there may be gigabytes, is
+  handed on as it comes, in pieces that are never empty; an empty record is the stream's end.
 * Text is Latin-1, which keeps every byte, and is what PEP 3333 asks for.
 """
 
@@ -32,6 +33,9 @@ DATA = 8
 GET_VALUES = 9
 GET_VALUES_RESULT = 10
 UNKNOWN_TYPE = 11
+
+# The types that carry a request's input, sections 5.3 and 6.4.
+_INPUT = (STDIN, DATA)
 
 # Roles, section 5.1.
 RESPONDER = 1
@@ -63,19 +67,24 @@ class ProtocolError(ValueError):
     """The bytes are not FastCGI 1.0; the message says where they stop being it."""
 
 
-#: One record without its padding: type, request id and content (section 3.3).
+#: One record, or a piece of one, without its padding: type, request id and content (section 3.3).
 Record = tuple[int, int, bytes]
 
 
 class RecordReader:
-    """Turns a byte stream, however it is cut, into whole records (section 3.3).
+    """Turns a byte stream, however it is cut, into records (section 3.3).
 
-    After bytes that are no record, `failure` is set to the reason and no more is read.
+    STDIN and DATA of a request come in pieces where a record is not complete yet. After bytes
+    that are no record, `failure` is set to the reason and no more is read.
     """
 
     #: Why the bytes are no records, if so.
     failure: Optional[str] = None
     _needed = 0
+    # The record of which a piece was handed on, and what is still to come of it, in bytes.
+    _begun = (0, 0)
+    _content_left = 0
+    _padding_left = 0
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -92,8 +101,10 @@ class RecordReader:
             data = bytes(held)
             held.clear()
         records: list[Record] = []
-        position = 0
         size = len(data)
+        position = 0
+        if self._content_left or self._padding_left:
+            position = self._go_on(data, 0, records)
         while size - position >= 8:
             version, kind, request_id, length, padding = HEADER.unpack_from(data, position)
             if version != VERSION:
@@ -105,6 +116,12 @@ class RecordReader:
             start = position + 8
             end = start + length
             if end + padding > size:
+                if length and request_id and kind in _INPUT:
+                    self._begun = kind, request_id
+                    self._content_left = length
+                    self._padding_left = padding
+                    self._go_on(data, start, records)
+                    return records
                 held += data[position:]
                 self._needed = 8 + length + padding
                 return records
@@ -114,6 +131,17 @@ class RecordReader:
             held += data[position:]
             self._needed = 8
         return records
+
+    def _go_on(self, data: bytes, start: int, records: list[Record]) -> int:
+        """Take what there is of the record that has begun; return where it stops in `data`."""
+        content = data[start : start + self._content_left]
+        if content:
+            records.append((*self._begun, content))
+        self._content_left -= len(content)
+        end = start + len(content)
+        padding = min(self._padding_left, len(data) - end)
+        self._padding_left -= padding
+        return end + padding
 
 
 def encode_record(kind: int, request_id: int, content: bytes = b"") -> bytes:

@@ -125,13 +125,9 @@ class InputStream:
 
     def read(self, size: Optional[int] = -1) -> bytes:
         """Return `size` bytes, fewer at the end of the body only; all of it without a size."""
-        limit = -1 if size is None or size < 0 else size
-        data = self._take(limit)
-        if len(data) == limit:
-            return data
-        parts = [data]
-        left = limit - len(data)
-        while left and self._fill():
+        left = -1 if size is None or size < 0 else size
+        parts: list[bytes] = []
+        while left and (self._at < len(self._chunk) or self._fill()):
             data = self._take(left)
             parts.append(data)
             left -= len(data)
@@ -139,9 +135,8 @@ class InputStream:
 
     def readline(self, size: Optional[int] = -1) -> bytes:
         """Return one line with its newline, at most `size` bytes of it."""
-        limit = -1 if size is None or size < 0 else size
+        left = -1 if size is None or size < 0 else size
         parts: list[bytes] = []
-        left = limit
         while left and (self._at < len(self._chunk) or self._fill()):
             newline = self._chunk.find(b"\n", self._at) + 1
             whole = newline - self._at if newline else -1
