@@ -28,23 +28,18 @@ def replies(events):
     return RecordReader().feed(data)
 
 
-def is_piece(event):
-    return isinstance(event, InputReceived) and event.data != b""
-
-
 def events_of(data, sizes=(1 << 20,)):
-    """The events of the data, fed in pieces of the given sizes; pieces of input as one."""
+    """The events of the data, fed in pieces of the given sizes; pieces of one stream as one."""
     state = Connection()
     events = []
-    for event in (event for piece in cut(data, sizes) for event in state.receive_data(piece)):
-        if (
-            is_piece(event)
-            and events
-            and is_piece(events[-1])
-            and events[-1].stream == event.stream
-        ):
-            event = InputReceived(event.stream, events.pop().data + event.data)
-        events.append(event)
+    for piece in cut(data, sizes):
+        for event in state.receive_data(piece):
+            before = events[-1] if events else None
+            pieces = all(isinstance(one, InputReceived) and one.data for one in (before, event))
+            if pieces and before.stream == event.stream:
+                before.data += event.data
+            else:
+                events.append(event)
     return events
 
 
