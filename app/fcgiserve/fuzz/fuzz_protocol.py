@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports():
     from fcgiserve import records
-    from fcgiserve.connection import Connection
+    from fcgiserve.connection import Connection, InputReceived
 
 BEGIN = records.encode_begin_request(1, records.RESPONDER)
 # The data begins with where to cut and what to put before: without a request to begin with,
@@ -22,10 +22,22 @@ PREFIXES = (b"", BEGIN, BEGIN + records.encode_record(records.PARAMS, 1))
 
 
 def events_of(pieces):
-    """Return the events of the pieces and what the connection says of itself after them."""
+    """Return the events of the pieces and what the connection says of itself after them.
+
+    Input is handed on as it comes: what comes of one stream in pieces is put together again.
+    """
     connection = Connection()
-    events = [event for piece in pieces for event in connection.receive_data(piece)]
-    return events + connection.receive_eof(), connection.request_id, connection.keep_connection
+    events = [None]
+    for piece in pieces:
+        for event in connection.receive_data(piece):
+            before = events[-1]
+            parts = all(isinstance(one, InputReceived) and one.data for one in (before, event))
+            if parts and before.stream == event.stream:
+                before.data += event.data
+            else:
+                events.append(event)
+    events += connection.receive_eof()
+    return events[1:], connection.request_id, connection.keep_connection
 
 
 def frame(data):
