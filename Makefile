@@ -78,7 +78,7 @@ scale: .venv/ready
 	uv run --no-project --quiet --with matplotlib bench/scale.py
 
 lock: .venv/ready
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
 	    --no-emit-index-url --upgrade requirements.in --output-file requirements.txt
 
 # On Debian the module that makes virtual environments is a package of its own.
