@@ -308,17 +308,26 @@ class Secrets:
             os.replace(new.name, path)
 
 
-def last_lines(text: str) -> str:
-    lines = text.strip().splitlines()[-QUOTED:]
+def quote(text: str) -> str:
+    """What was written; of much, how it begins and ends: the first exception is often the cause."""
+    lines = text.strip().splitlines()
+    if len(lines) > QUOTED:
+        half = QUOTED // 2
+        lines[half:-half] = [f"[{len(lines) - 2 * half} lines are left out here]"]
     return "It wrote:\n" + "\n".join(lines) if lines else "It wrote nothing."
 
 
-def trouble(status: int, path: str) -> str:
+def url_of(options: dict) -> str:
+    """What an application is asked for, directly or through the web server."""
+    return f"http://{options['host']}{options['mount']}{options['health']}"
+
+
+def trouble(status: int, url: str) -> str:
     """What is wrong with this status of an answer; empty if nothing is."""
     if 200 <= status < 400:
         return ""
     return (
-        f"it answered {path} with status {status}. If that is no sign of trouble, set health to a "
+        f"it answered {url} with status {status}. If that is no sign of trouble, set health to a "
         "path that it answers with a status from 200 to 399."
     )
 
@@ -357,7 +366,7 @@ def try_release(program: str, options: dict) -> None:
         reason, written = None, ""
         try:
             answer = client.request(address, params, timeout=options["timeout"])
-            reason = trouble(answer.status, options["health"])
+            reason = trouble(answer.status, url_of(options))
             written = answer.errors.decode(errors="replace")
         except client.RequestFailed as error:
             reason = str(error)
@@ -368,7 +377,7 @@ def try_release(program: str, options: dict) -> None:
             end(worker)
         output.seek(0)
         if reason:
-            raise Failed(f"{reason}\n{last_lines(output.read() + written)}")
+            raise Failed(f"{reason}\n{quote(output.read() + written)}")
 
 
 def end(worker: subprocess.Popen) -> None:
@@ -391,9 +400,9 @@ def check_site(options: dict) -> None:
     )
     try:
         connection.request("GET", path, headers={"Host": options["host"]})
-        reason = trouble(connection.getresponse().status, f"http://{options['host']}{path}")
+        reason = trouble(connection.getresponse().status, url_of(options))
     except (OSError, http.client.HTTPException) as error:
-        reason = f"no answer to http://{options['host']}{path} from port {options['port']}: {error}"
+        reason = f"no answer to {url_of(options)} from port {options['port']}: {error}"
     finally:
         connection.close()
     if reason:
@@ -402,7 +411,7 @@ def check_site(options: dict) -> None:
             with open(log, errors="replace") as file:
                 file.seek(begin)
                 written = file.read()
-        raise Failed(f"{reason}\n{last_lines(written)}")
+        raise Failed(f"{reason}\n{quote(written)}")
 
 
 def choose(module: AnsibleModule, application: Application) -> str:

@@ -39,6 +39,7 @@ RAISES = "import missing_module"
 ANSWERS_500 = "def application(environ, start_response): raise ValueError('in the answer')"
 HANGS = "import time; time.sleep(60)  # waits for what never comes"
 EXITS = "import os; os.write(2, b'no database'); os._exit(3)"
+WRITES_MUCH = r"import os; os.write(2, b'line\n' * 50 + b'middle' + b'\nline' * 50); os._exit(3)"
 
 
 class Deployment:
@@ -170,10 +171,25 @@ def test_another_release_replaces_it(shop: Deployment) -> None:
 @pytest.mark.parametrize(
     ("application", "says"),
     [
-        (RAISES, ["answered / with status 500", "Traceback", "No module named 'missing_module'"]),
-        (ANSWERS_500, ["answered / with status 500", "Traceback", "ValueError: in the answer"]),
+        (
+            RAISES,
+            [
+                "answered http://localhost/ with status 500",
+                "Traceback",
+                "No module named 'missing_module'",
+            ],
+        ),
+        (
+            ANSWERS_500,
+            [
+                "answered http://localhost/ with status 500",
+                "Traceback",
+                "ValueError: in the answer",
+            ],
+        ),
         (HANGS, ["no complete answer", "in 1 s", 'a/app.py", line 1 in <module>']),
         (EXITS, ["ended with status 3", "no database"]),
+        (WRITES_MUCH, ["line\n[61 lines are left out here]\nline"]),
     ],
 )
 def test_a_release_that_does_not_work_is_refused(

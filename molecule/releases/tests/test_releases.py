@@ -123,6 +123,7 @@ def roll_back(release: str = "") -> float:
     status, printed = run("rollback", app="python", release=release)
     assert status == 0, printed
     assert "changed=1 " in printed
+    assert "is live, in place of" in printed
     return time.monotonic() - begun
 
 
