@@ -91,6 +91,39 @@ def test_a_content_length_that_is_no_number_is_a_400(reference, length):
     assert b"not a number of bytes" in answer.errors
 
 
+# More than 4300 digits: int() raises another exception than for a text that is no number.
+@pytest.mark.parametrize("length", ["0" * 4301, "9" * 4301, "9" * 60_000, "1" * 19])
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("CONTENT_LENGTH", records.RESPONDER), ("FCGI_DATA_LENGTH", records.FILTER)],
+)
+def test_a_length_of_any_number_of_digits_is_a_400_and_ends_no_worker(
+    misbehaving, name, role, length
+):
+    answer = misbehaving.get(params={name: length}, role=role)
+    assert answer.status == 400
+    assert f"{name} has {len(length)} digits" in answer.errors.decode()
+    assert len(answer.errors) < 200
+    assert misbehaving.get().body == misbehaving.pid
+
+
+def test_an_exception_that_nobody_expects_ends_its_connection_and_no_worker(misbehaving):
+    with pytest.raises(RequestFailed, match="closed the connection"):
+        misbehaving.get("/breaks_the_log")
+    misbehaving.wait_for_log("closed a connection: Traceback")
+    assert misbehaving.get().body == misbehaving.pid
+
+
+def test_a_time_limit_does_not_outlast_such_an_exception():
+    options = ("--request-timeout", "0.5")
+    with Worker("fixtureapps.misbehaving:application", *options) as worker:
+        pid = worker.get().body
+        with pytest.raises(RequestFailed):
+            worker.get("/breaks_the_log")
+        time.sleep(1)
+        assert worker.get().body == pid
+
+
 def test_a_request_leaves_nothing_for_the_garbage_collector():
     def application(environ, start_response):
         environ["wsgi.errors"].write("logged")

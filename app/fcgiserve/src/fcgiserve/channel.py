@@ -62,6 +62,9 @@ os.register_at_fork(after_in_child=forks._in_child, after_in_parent=forks._in_pa
 LINGER = 2.0
 LINGER_ALTOGETHER = 30.0
 
+# How many digits the length of a body may have: all these numbers fit 64 bits.
+LENGTH_DIGITS = 18
+
 _ROLE_NAMES = {
     records.RESPONDER: "RESPONDER",
     records.AUTHORIZER: "AUTHORIZER",
@@ -80,13 +83,16 @@ class BadRequest(ValueError):
 def body_length(params: dict[str, str], name: str = "CONTENT_LENGTH") -> Optional[int]:
     """Return the announced length of a body in bytes, None when there is none.
 
-    Raises BadRequest when it is no number.
+    Raises BadRequest when it is not a number of up to 18 digits. A client may send any number of
+    them (RFC 9110, section 8.6), and int() refuses more than 4300 with a plain ValueError.
     """
     text = params.get(name)
     if not text:
         return None
     if not (text.isascii() and text.isdigit()):
-        raise BadRequest(f"{name} is {text!r}, not a number of bytes")
+        raise BadRequest(f"{name} is {text[:40]!r}, not a number of bytes")
+    if len(text) > LENGTH_DIGITS:
+        raise BadRequest(f"{name} has {len(text)} digits, {LENGTH_DIGITS} are the most")
     return int(text)
 
 
@@ -328,4 +334,5 @@ class Channel:
                 deadline = time.monotonic() + LINGER_ALTOGETHER
                 while not clean and sock.recv(RECEIVE_SIZE) and time.monotonic() < deadline:
                     pass
-        sock.close()
+        with contextlib.suppress(OSError):  # the application may have closed every descriptor
+            sock.close()

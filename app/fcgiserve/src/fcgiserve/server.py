@@ -24,6 +24,7 @@ import signal
 import socket
 import struct
 import time
+import traceback
 from typing import NamedTuple, Optional
 
 from .channel import Channel, Exchange, PeerGone, forks
@@ -249,6 +250,10 @@ class Worker:
                     channel.exchange = None
         except PeerGone:
             pass
+        except Exception:
+            # A defect of this package, or of what the application did to it: this connection ends,
+            # the worker does not.
+            channel.failure = traceback.format_exc().rstrip()
         if channel.failure:
             log(f"closed a connection: {channel.failure}")
         if channel.finished:
@@ -267,8 +272,10 @@ class Worker:
         settings = self._settings
         if settings.request_timeout:
             signal.setitimer(signal.ITIMER_REAL, settings.request_timeout)
-            gateway.answer(exchange)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                gateway.answer(exchange)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         else:
             gateway.answer(exchange)
         self._answered += 1

@@ -141,6 +141,14 @@ def writes_errors_in_bulk(environ, start_response):
     return [b"logged"]
 
 
+def breaks_the_log(environ, start_response):
+    """What the server calls after the answer raises an exception that nobody expects."""
+    environ["wsgi.errors"].write("never sent")
+    environ["wsgi.errors"]._send = None
+    start_response("200 OK", OK)
+    return [b"broken"]
+
+
 _leaked = []
 _ACTS = {
     name: value
