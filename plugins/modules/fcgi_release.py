@@ -24,7 +24,9 @@ description:
 version_added: 0.1.0
 options:
   directory:
-    description: Directory of the application. The releases are in C(releases) below it.
+    description:
+      - Directory of the application. The releases are in C(releases) below it. Root alone may write
+        there and in the directory of I(live).
     type: path
     required: true
   release:
@@ -48,9 +50,9 @@ options:
     default: {}
   secrets:
     description:
-      - Files in C(secrets) below I(directory), name to content, that this user alone can read.
-        Others there are removed. When one changes, the release gets new workers, and if these do
-        not work, the file has its old content again.
+      - Files in C(secrets) below I(directory), name to content. They belong to root, and the group
+        of I(user) alone can read them. Others there are removed. When one changes, the release gets
+        new workers, and if these do not work, the file has its old content again.
     type: dict
     default: {}
   mount:
@@ -123,11 +125,13 @@ import fcntl
 import http.client
 import os
 import pwd
+import select
 import shutil
 import signal
 import stat
 import subprocess
 import tempfile
+from typing import BinaryIO
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fcgid.stack.plugins.module_utils.fcgiserve import client, listen
@@ -136,8 +140,14 @@ from ansible_collections.fcgid.stack.plugins.module_utils.fcgiserve import clien
 MARK = ".live"
 # What mod_fcgid gives its workers (httpd.h, DEFAULT_PATH).
 PATH = "/bin:/usr/bin:/usr/ucb:/usr/bsd:/usr/local/bin"
-# How much of what a worker or httpd wrote is quoted, in lines.
+# How much of what a worker or httpd wrote is quoted, in lines, and read for that, in bytes.
 QUOTED = 40
+QUOTED_FROM = 1 << 16
+# Files of secrets: root's, to be read by the group of the workers' user.
+SECRET_MODE = 0o440
+SECRETS_MODE = 0o750
+# What a directory of secrets that belonged to an application may hold, in bytes a file.
+FOREIGN_SECRET = 1 << 20
 
 
 class Failed(Exception):
@@ -261,51 +271,159 @@ def in_use(releases: str) -> set[str]:
     return used
 
 
+def open_regular(path: str, directory: int | None = None) -> BinaryIO | None:
+    """The file at `path`, below the open `directory` if it is relative; None where there is none.
+
+    A link is not followed, and nothing that would keep the reader waiting is opened.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=directory)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
+
+
+def written_by_others(path: str) -> str:
+    """The part of the absolute `path` that somebody else than root may change; empty if none is.
+
+    Root works below it by name, and whoever may write there could have it work elsewhere. In a
+    sticky directory, such as /tmp, nobody removes what is another's.
+    """
+    parts = [path, os.path.realpath(path)]
+    while parts[-1] != "/":
+        parts.append(os.path.dirname(parts[-1]))
+    while parts[0] != "/":
+        parts.insert(0, os.path.dirname(parts[0]))
+    for part in parts:
+        status = os.stat(part)
+        others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0)
+        if status.st_uid or (status.st_mode & others and not status.st_mode & stat.S_ISVTX):
+            return part
+    return ""
+
+
+def discard(path: str) -> None:
+    """Remove what is at `path`, in a directory of root's, if anything is.
+
+    A directory may have been somebody else's, who could go on to write there: it becomes root's
+    first. What is still in the way then is left for the next run.
+    """
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.chown(path, 0, 0)
+        os.chmod(path, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
 class Secrets:
-    """Files that one user alone can read, and their way back."""
+    """Files of root's that one group alone reads, and their way back.
+
+    The directory is root's, so that nobody changes what root works with in it. One that is not, as
+    up to version 0.1, is replaced by a new one, and never written to.
+    """
 
     def __init__(self, directory: str, user: str, wanted: dict[str, str]) -> None:
         self.directory = os.path.join(directory, "secrets")
-        self.owner = pwd.getpwnam(user)
+        self.group = pwd.getpwnam(user).pw_gid
         self.wanted = {name: str(content).encode() for name, content in wanted.items()}
-        self.before = self._read()
+        self.before = self._read()[1]
 
-    def _read(self) -> dict[str, bytes]:
+    def _read(self) -> tuple[bool, dict[str, bytes]]:
+        """Whether all is as `write` leaves it, and the content of each file.
+
+        Where the directory is not root's, files that are not its owner's do not count: they would
+        be links to what the owner may not read.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            directory = os.open(self.directory, flags)
+        except FileNotFoundError:
+            return True, {}
+        except OSError:  # no directory
+            return False, {}
         found = {}
-        for entry in os.scandir(self.directory) if os.path.isdir(self.directory) else ():
-            with open(entry.path, "rb") as file:
-                found[entry.name] = file.read()
-        return found
+        try:
+            owner = os.fstat(directory)
+            private = self._is_private(owner, SECRETS_MODE)
+            for name in os.listdir(directory):
+                file = open_regular(name, directory)
+                if file is None:
+                    private = False
+                    continue
+                with file:
+                    status = os.fstat(file.fileno())
+                    private = private and self._is_private(status, SECRET_MODE)
+                    if status.st_uid == owner.st_uid == 0:
+                        found[name] = file.read()
+                    elif status.st_uid == owner.st_uid and status.st_size <= FOREIGN_SECRET:
+                        found[name] = file.read(FOREIGN_SECRET)
+        finally:
+            os.close(directory)
+        return private, found
+
+    def _is_private(self, status: os.stat_result, mode: int) -> bool:
+        found = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+        return found == (0, self.group, mode)
 
     def changed_last(self) -> float:
         """When a file came or went here last, in seconds since the epoch; 0 without any."""
         return os.stat(self.directory).st_mtime if self.before else 0.0
 
     def differ(self) -> bool:
-        """Whether a file has another content, owner or mode."""
-        return self._read() != self.wanted or not all(map(self._is_private, self.wanted))
-
-    def _is_private(self, name: str) -> bool:
-        status = os.stat(os.path.join(self.directory, name))
-        return (status.st_uid, stat.S_IMODE(status.st_mode)) == (self.owner.pw_uid, 0o400)
+        """Whether a file has another content, owner, group or mode, or the directory has."""
+        there = os.path.lexists(self.directory)
+        return self._read() != (True, self.wanted) or there != bool(self.wanted)
 
     def write(self, files: dict[str, bytes]) -> None:
         """Make the directory hold `files` and nothing else, each replaced by a rename."""
-        if not files:
-            if os.path.isdir(self.directory):
-                shutil.rmtree(self.directory)
+        new, old = f"{self.directory}.new", f"{self.directory}.old"
+        discard(new)  # of a run that was killed
+        discard(old)
+        there = os.path.lexists(self.directory)
+        if files and there and self._is_private(os.lstat(self.directory), SECRETS_MODE):
+            self._fill(self.directory, files)
             return
-        os.makedirs(self.directory, mode=0o500, exist_ok=True)
-        os.chown(self.directory, self.owner.pw_uid, self.owner.pw_gid)
-        for name in set(os.listdir(self.directory)) - set(files):
-            os.remove(os.path.join(self.directory, name))
+        if files:
+            os.mkdir(new, 0o700)
+            self._fill(new, files)
+            os.chown(new, 0, self.group)
+            os.chmod(new, SECRETS_MODE)
+        if there:
+            os.rename(self.directory, old)
+        if files:
+            os.rename(new, self.directory)
+        discard(old)
+
+    def _fill(self, directory: str, files: dict[str, bytes]) -> None:
+        """Put `files` in place of what is in a directory of root's."""
+        for name in set(os.listdir(directory)) - set(files):
+            discard(os.path.join(directory, name))
         for name, content in files.items():
-            path = os.path.join(self.directory, name)
-            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as new:  # mode 0600
+            with tempfile.NamedTemporaryFile(dir=directory, delete=False) as new:  # mode 0600
                 new.write(content)
-            os.chown(new.name, self.owner.pw_uid, self.owner.pw_gid)
-            os.chmod(new.name, 0o400)
-            os.replace(new.name, path)
+                os.fchown(new.fileno(), 0, self.group)
+                os.fchmod(new.fileno(), SECRET_MODE)
+            os.replace(new.name, os.path.join(directory, name))
+
+
+def excerpt(file: BinaryIO, begin: int = 0) -> str:
+    """What was written to `file` from `begin` on; of much, how it begins and ends.
+
+    Whoever writes there may still be at it, and may cut it or make it as large as they like.
+    """
+    end = os.fstat(file.fileno()).st_size
+    half = QUOTED_FROM // 2
+    if end - begin <= QUOTED_FROM:
+        text = os.pread(file.fileno(), max(end - begin, 0), begin)
+    else:
+        pieces = [os.pread(file.fileno(), half, at) for at in (begin, end - half)]
+        text = b"\n".join(pieces)
+    return text.decode(errors="replace")
 
 
 def quote(text: str) -> str:
@@ -341,7 +459,7 @@ def try_release(program: str, options: dict) -> None:
     owner = pwd.getpwnam(options["user"])
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
-        output = stack.enter_context(tempfile.TemporaryFile(mode="w+", errors="replace"))
+        output = stack.enter_context(tempfile.TemporaryFile())
         address = os.path.join(directory, "socket")
         with listen.bind(address) as listener:
             try:
@@ -363,55 +481,62 @@ def try_release(program: str, options: dict) -> None:
         params = client.request_params(options["health"], headers=[("Host", options["host"])])
         params["SCRIPT_NAME"] = options["mount"]
         params["REQUEST_URI"] = options["mount"] + options["health"]
-        reason, written = None, ""
+        reason, written, ended = "", "", False
         try:
             answer = client.request(address, params, timeout=options["timeout"])
             reason = trouble(answer.status, url_of(options))
             written = answer.errors.decode(errors="replace")
         except client.RequestFailed as error:
             reason = str(error)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                reason = f"it ended with status {worker.wait(1)} and did not answer."
-            worker.send_signal(signal.SIGABRT)
+            ended = has_ended(worker, 1)
+            os.kill(worker.pid, signal.SIGABRT)
         finally:
             end(worker)
-        output.seek(0)
+        if ended:
+            reason = f"it ended with status {worker.returncode} and did not answer."
         if reason:
-            raise Failed(f"{reason}\n{quote(output.read() + written)}")
+            raise Failed(f"{reason}\n{quote(excerpt(output) + written)}")
+
+
+def has_ended(worker: subprocess.Popen, seconds: float) -> bool:
+    """Whether the worker ends within this time.
+
+    It is not waited for: until then its process id, and that of its group, are no other's.
+    """
+    descriptor = os.pidfd_open(worker.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def end(worker: subprocess.Popen) -> None:
     """End the worker and all that it started, with SIGKILL if SIGTERM does not in 5 seconds."""
-    worker.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        worker.wait(5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGTERM)
+    has_ended(worker, 5)
+    os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
 
 
 def check_site(options: dict) -> None:
     """Ask the web server for the same. Raises Failed, with what it wrote to its log meanwhile."""
     path = options["mount"] + options["health"]
-    log = options["error_log"]
-    begin = os.path.getsize(log) if log and os.path.exists(log) else 0
     connection = http.client.HTTPConnection(
         "127.0.0.1", options["port"], timeout=options["timeout"]
     )
-    try:
-        connection.request("GET", path, headers={"Host": options["host"]})
-        reason = trouble(connection.getresponse().status, url_of(options))
-    except (OSError, http.client.HTTPException) as error:
-        reason = f"no answer to {url_of(options)} from port {options['port']}: {error}"
-    finally:
-        connection.close()
-    if reason:
-        written = ""
-        if log and os.path.exists(log):
-            with open(log, errors="replace") as file:
-                file.seek(begin)
-                written = file.read()
-        raise Failed(f"{reason}\n{quote(written)}")
+    with open_regular(options["error_log"] or "") or contextlib.nullcontext() as log:
+        begin = os.fstat(log.fileno()).st_size if log else 0
+        try:
+            connection.request("GET", path, headers={"Host": options["host"]})
+            reason = trouble(connection.getresponse().status, url_of(options))
+        except (OSError, http.client.HTTPException) as error:
+            reason = f"no answer to {url_of(options)} from port {options['port']}: {error}"
+        finally:
+            connection.close()
+        if reason:
+            raise Failed(f"{reason}\n{quote(excerpt(log, begin) if log else '')}")
 
 
 def choose(module: AnsibleModule, application: Application) -> str:
@@ -461,6 +586,13 @@ def main() -> None:
         module.fail_json(
             msg=f"{application.link} is not a link to a release: move it away and run again."
         )
+    for path in (application.releases, os.path.dirname(application.link)):
+        changeable = os.path.isdir(path) and written_by_others(path)
+        if changeable:
+            module.fail_json(
+                msg=f"{changeable} can be changed by others than root, who would work in it: "
+                f"chown root:root {changeable}; chmod go-w {changeable}"
+            )
     if os.path.isdir(options["directory"]):
         # The module of an earlier run, which was killed, may still be at it.
         fcntl.flock(os.open(options["directory"], os.O_RDONLY), fcntl.LOCK_EX)

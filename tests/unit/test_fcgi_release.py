@@ -6,6 +6,8 @@ import contextlib
 import http.server
 import json
 import os
+import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -382,15 +384,15 @@ def another_group() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("another_group")
-def test_the_worker_runs_as_the_user_who_alone_can_read_the_secrets() -> None:
+def test_the_worker_runs_as_the_user_whose_group_alone_reads_the_secrets() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)  # tmp_path is for root only
         shop = Deployment(Path(directory))
-        look = f"cd {shop.secrets}; cat key; echo; stat -c '%n %U %a' . key"
+        look = f"cd {shop.secrets}; cat key; echo; stat -c '%n %U %G %a' . key"
         shop.replace_program("a", f"#!/bin/sh\nid -un; id -Gn; {look}\n")
         message = shop.put("a", user="nobody", secrets={"key": "open sesame"})["msg"]
     group = subprocess.run(["id", "-Gn", "nobody"], capture_output=True, text=True).stdout.strip()
-    wrote = ["nobody", group, "********", ". nobody 500", "key nobody 400"]
+    wrote = ["nobody", group, "********", ". root nogroup 750", "key root nogroup 440"]
     assert message.splitlines()[-5:] == wrote
 
 
@@ -501,3 +503,173 @@ def test_a_rollback_asks_for_what_the_release_was_checked_with(shop: Deployment)
         )
         assert shop.release(name, code, health=path)["changed"]
     assert shop.put()["release"] == "one"
+
+
+# What an application does to the directory of its secrets, which was its own up to version 0.1.
+
+PYTHON = "/usr/bin/python3"  # that nobody may run
+NOBODY = pwd.getpwnam("nobody")
+ROOTS = "the content of a file that root alone may read"
+
+# Turns each temporary file of root's in the directory into a link to the file that it is told.
+SWAPS = """
+import os, sys, time
+directory = os.open(sys.argv[1], os.O_RDONLY)
+print(flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    for name in os.listdir(directory):
+        if name.startswith("tmp"):
+            try:
+                os.unlink(name, dir_fd=directory)
+                os.symlink(sys.argv[2], name, dir_fd=directory)
+            except OSError:
+                pass
+"""
+
+
+class Victim:
+    """An application, what it may do as its user, and a file that it must not get."""
+
+    def __init__(self, directory: Path) -> None:
+        self.shop = Deployment(directory)
+        self.shop.options["user"] = "nobody"
+        # What a user may run who may not look into the checkout, nor at the Python that runs this.
+        package = CHECKOUT / "app" / "fcgiserve" / "src" / "fcgiserve"
+        shutil.copytree(package, directory / "fcgiserve")
+        self.shop.add("a")
+        launcher = LAUNCHER.replace(sys.executable, PYTHON)
+        launcher = launcher.replace(str(package.parent), str(directory))
+        program = self.shop.program("a")
+        self.shop.replace_program("a", launcher.format(release=str(program.parent)))
+        assert self.shop.put("a")["changed"]
+        self.root_file = directory / "root"
+        self.root_file.write_text(ROOTS)
+        self.root_file.chmod(0o600)
+        secrets = self.shop.secrets
+        secrets.mkdir()
+        (secrets / "key").write_text("from before")
+        for path in (secrets, secrets / "key"):
+            os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+        secrets.chmod(0o700)
+        (secrets / "key").chmod(0o400)
+
+    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """What the command prints that the application's user runs."""
+        as_nobody = {"user": "nobody", "group": NOBODY.pw_gid, "extra_groups": []}
+        return subprocess.run(command, capture_output=True, text=True, **as_nobody, **options)
+
+    def is_mended(self) -> bool:
+        """Whether the secrets are root's, as they should be, with nothing besides."""
+        found = {
+            path.name: (path.lstat().st_uid, path.lstat().st_gid, oct(path.lstat().st_mode))
+            for path in [self.shop.secrets, *self.shop.secrets.iterdir()]
+        }
+        group = NOBODY.pw_gid
+        others = [path.name for path in self.shop.directory.iterdir()]
+        return sorted(others) == ["releases", "secrets"] and found == {
+            "secrets": (0, group, "0o40750"),
+            "key": (0, group, "0o100440"),
+        }
+
+
+@pytest.fixture
+def victim() -> Iterator[Victim]:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # tmp_path is for root only
+        yield Victim(Path(directory))
+
+
+def test_an_application_gets_no_file_of_root_through_a_link_among_its_secrets(
+    victim: Victim,
+) -> None:
+    victim.run("ln", "-s", str(victim.root_file), str(victim.shop.secrets / "link"), check=True)
+    assert victim.shop.release("b", RAISES, secrets={"key": "new"})["failed"]
+    read = victim.run(
+        "grep",
+        "--recursive",
+        "--dereference-recursive",
+        ROOTS,
+        "shop",
+        cwd=victim.shop.directory.parent,
+    )
+    assert read.stdout == ""
+    assert victim.shop.written_secrets() == {"key": "from before"}
+    assert victim.is_mended()
+
+
+def test_an_application_gets_no_file_of_root_that_it_links_to_among_its_secrets(
+    victim: Victim,
+) -> None:
+    """A hard link, which a system that does not protect them lets it make."""
+    os.link(victim.root_file, victim.shop.secrets / "link")
+    assert victim.shop.release("b", RAISES, secrets={"key": "new"})["failed"]
+    read = victim.run("grep", "--recursive", ROOTS, "shop", cwd=victim.shop.directory.parent)
+    assert read.stdout == ""
+    assert victim.is_mended()
+
+
+def test_an_application_gives_itself_no_file_of_root_while_secrets_are_written(
+    victim: Victim,
+) -> None:
+    swaps = [PYTHON, "-c", SWAPS, str(victim.shop.secrets), str(victim.root_file)]
+    as_nobody = {"user": "nobody", "group": NOBODY.pw_gid, "extra_groups": []}
+    with running(*swaps, stdout=subprocess.PIPE, **as_nobody) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for number in range(5):
+            victim.shop.put("a", secrets={"key": f"number {number}"})
+            status = victim.root_file.stat()
+            assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600)
+    assert victim.is_mended()
+
+
+def test_a_fifo_or_a_socket_among_the_secrets_holds_nobody_up(victim: Victim) -> None:
+    victim.run("mkfifo", str(victim.shop.secrets / "fifo"), check=True)
+    bind = f"import socket; socket.socket(socket.AF_UNIX).bind('{victim.shop.secrets}/socket')"
+    victim.run(PYTHON, "-c", bind, check=True)
+    assert victim.shop.put("a", secrets={"key": "from before"})["changed"]
+    assert victim.is_mended()
+
+
+def test_what_belonged_to_the_application_is_mended_without_a_change_of_the_secrets(
+    victim: Victim,
+) -> None:
+    assert victim.shop.put("a", secrets={"key": "from before"})["changed"]
+    assert victim.is_mended()
+    assert not victim.shop.put("a", secrets={"key": "from before"})["changed"]
+    for path, mode in ((victim.shop.secrets, 0o770), (victim.shop.secrets / "key", 0o444)):
+        path.chmod(mode)
+        assert victim.shop.put("a", secrets={"key": "from before"})["changed"]
+        assert victim.is_mended()
+
+
+def test_a_directory_of_secrets_goes_with_the_last_one(victim: Victim) -> None:
+    victim.shop.secrets.joinpath("key").unlink()
+    victim.run("mkfifo", str(victim.shop.secrets / "fifo"), check=True)
+    assert victim.shop.put("a")["changed"]
+    assert not victim.shop.secrets.exists()
+    assert not victim.shop.put("a")["changed"]
+
+
+@pytest.mark.parametrize("where", ["releases", "htdocs"])
+def test_root_does_not_work_where_an_application_can_write(victim: Victim, where: str) -> None:
+    directory = victim.shop.releases if where == "releases" else victim.shop.link.parent
+    os.chown(directory, NOBODY.pw_uid, -1)
+    message = victim.shop.release("b", WORKS)["msg"]
+    assert f"{directory} can be changed by others than root" in message
+    assert f"chown root:root {directory}; chmod go-w {directory}" in message
+    assert victim.shop.live == "a"
+
+
+def test_a_log_that_is_a_link_is_not_read(shop: Deployment, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(site.options["error_log"])
+    site.status = 503
+    options = site.options | {"error_log": str(tmp_path / "link")}
+    assert shop.release("a", **options)["msg"].endswith("It wrote nothing.")
+
+
+def test_of_a_log_that_grows_without_end_little_is_read(shop: Deployment, tmp_path: Path) -> None:
+    grows = "import os; os.ftruncate(2, 1 << 40); os.write(2, b'begins'); os._exit(3)"
+    message = shop.release("a", grows)["msg"]
+    assert "begins" in message and len(message) < 200_000
