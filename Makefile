@@ -77,9 +77,13 @@ bench: .venv/ready
 scale: .venv/ready
 	uv run --no-project --quiet --with matplotlib bench/scale.py
 
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
+    --no-emit-index-url --upgrade
+
+# The tools; and what installs the wheels on a host.
 lock: .venv/ready
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
-	    --no-emit-index-url --upgrade requirements.in --output-file requirements.txt
+	$(LOCK) requirements.in --output-file requirements.txt
+	echo pip | $(LOCK) - --output-file roles/fcgi_app/files/pip.txt
 
 # On Debian the module that makes virtual environments is a package of its own.
 .venv/ready: requirements.txt
