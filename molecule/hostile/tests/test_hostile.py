@@ -68,9 +68,7 @@ def plant(host: Host) -> None:
         f"umask 077; printf '{ROOTS}' > /root/private; cd {SECRETS} && "
         "chown -R www-data:www-data . && chmod 500 . && chmod 400 token"
     )
-    as_application(
-        host, f"chmod 700 {SECRETS} && cd {SECRETS} && ln -s /root/private link && mkfifo fifo"
-    )
+    as_application(host, f"chmod 700 {SECRETS} && ln -s /root/private {SECRETS}/link")
 
 
 def is_mended(host: Host) -> bool:
@@ -89,6 +87,7 @@ def test_secrets_are_read_by_the_application_and_changed_by_root_alone(host: Hos
 
 def test_a_deploy_that_changes_nothing_mends_what_an_earlier_version_left(host: Host) -> None:
     plant(host)
+    as_application(host, f"mkfifo {SECRETS}/fifo")  # who opens it to read waits for a writer
     assert "changed=1 " in deploy()
     assert is_mended(host)
     assert "changed=0 " in deploy()
