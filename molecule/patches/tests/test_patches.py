@@ -325,6 +325,25 @@ def test_path_translated_is_there_only_where_it_is_asked_for_and_nothing_else_ch
     assert (plain["SCRIPT_NAME"], plain["PATH_INFO"]) == ("", "/info")
 
 
+# --- refused-spawn ------------------------------------------------------------------
+
+
+def test_a_worker_that_is_not_started_is_one_warning_with_the_reason(host: Host) -> None:
+    host.check_output("truncate --size 0 /var/log/httpd/error_log")
+    for _ in range(16):  # each start scores 1, each end 2; the limit is 22
+        host.run("curl --silent --max-time 5 --header 'Host: impatient' http://127.0.0.1/")
+        host.run("pkill -KILL --full '^/srv/fcgi/impatient/releases/'")
+    status = host.run(
+        "curl --silent --max-time 5 --header 'Host: impatient' --output /dev/null "
+        "--write-out '%{http_code}' http://127.0.0.1/"
+    ).stdout
+    log = host.file("/var/log/httpd/error_log").content_string
+    host.check_output("systemctl restart httpd && sleep 2")  # which forgets the score
+    warnings = re.findall(r"\[fcgid:warn\].*no process of (\S+) is started for now: too many", log)
+    assert (status, warnings) == ("503", ["/var/www/htdocs/impatient/app.fcgi"])
+    assert "all were busy" in log
+
+
 # --- All of them --------------------------------------------------------------------
 
 
