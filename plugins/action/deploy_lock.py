@@ -24,7 +24,10 @@ from ansible.plugins.action import ActionBase
 HOLDER = re.compile(
     r"(?P<owner>.+@(?P<controller>[^@:]*)):(?P<pid>\d+):(?P<start>\d*):(?P<system>[^:]*)"
 )
-REMOVE_IF_SAME = 'test "$(readlink "$1")" != "$2" || rm "$1"'
+# Under a lock on a file that nobody else can open, and so lock.
+REMOVE_IF_SAME = (
+    'umask 077 && exec 9>>"$1.guard" && flock 9 && { test "$(readlink "$1")" != "$2" || rm "$1"; }'
+)
 ATTEMPTS = 3  # a lock may go between the attempt to make one and the look at who holds it
 
 
@@ -145,8 +148,7 @@ class ActionModule(ActionBase):
 
     def _remove(self, path: str, holder: str) -> None:
         """Remove the lock if that holder has it."""
-        compare_and_remove = ("sh", "-c", REMOVE_IF_SAME, "sh", path, holder)
-        removed = self._execute("flock", os.path.dirname(path), *compare_and_remove)
+        removed = self._execute("sh", "-c", REMOVE_IF_SAME, "sh", path, holder)
         if removed["rc"]:
             raise AnsibleActionFail(f"The lock {path} cannot be removed: {output(removed)}")
 

@@ -324,9 +324,11 @@ def main() -> None:
         if not LOOPBACK_URL.fullmatch(probe["url"]):
             module.fail_json(msg=f"probe: {probe['url']} is not like http://127.0.0.1:8079/path.")
 
-    if os.path.isdir(versions):
-        # The module of an earlier run, which was killed, may still be at it.
-        fcntl.flock(os.open(versions, os.O_RDONLY), fcntl.LOCK_EX)
+    if not module.check_mode:
+        # The module of an earlier run, which was killed, may still be at it. Who can open a file
+        # can lock it: nobody else can open this one.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fcntl.flock(os.open(f"{versions}.lock", flags, 0o600), fcntl.LOCK_EX)
     live = read_tree(path)
     unchecked = os.path.join(versions, UNCHECKED)
     interrupted = os.path.islink(unchecked)

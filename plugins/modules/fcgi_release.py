@@ -146,8 +146,8 @@ QUOTED_FROM = 1 << 16
 # Files of secrets: root's, to be read by the group of the workers' user.
 SECRET_MODE = 0o440
 SECRETS_MODE = 0o750
-# What a directory of secrets that belonged to an application may hold, in bytes a file.
-FOREIGN_SECRET = 1 << 20
+# What is kept of a directory of secrets that belonged to an application, in bytes.
+FOREIGN_SECRETS = 1 << 20
 
 
 class Failed(Exception):
@@ -291,33 +291,32 @@ def written_by_others(path: str) -> str:
     """The part of the absolute `path` that somebody else than root may change; empty if none is.
 
     Root works below it by name, and whoever may write there could have it work elsewhere. In a
-    sticky directory, such as /tmp, nobody removes what is another's.
+    sticky directory above, such as /tmp, nobody removes what is another's.
     """
-    parts = [path, os.path.realpath(path)]
-    while parts[-1] != "/":
-        parts.append(os.path.dirname(parts[-1]))
-    while parts[0] != "/":
-        parts.insert(0, os.path.dirname(parts[0]))
-    for part in parts:
-        status = os.stat(part)
-        others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0)
-        if status.st_uid or (status.st_mode & others and not status.st_mode & stat.S_ISVTX):
-            return part
+    for part in (path, os.path.realpath(path)):
+        below = False
+        while True:
+            status = os.stat(part)
+            others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if status.st_uid or (others and not (below and status.st_mode & stat.S_ISVTX)):
+                return part
+            if part == os.path.dirname(part):
+                break
+            part, below = os.path.dirname(part), True
     return ""
 
 
 def discard(path: str) -> None:
     """Remove what is at `path`, in a directory of root's, if anything is.
 
-    A directory may have been somebody else's, who could go on to write there: it becomes root's
-    first. What is still in the way then is left for the next run.
+    A directory may have been somebody else's, who may be at work in it: it becomes root's first.
+    What they put into it meanwhile may stay.
     """
     if os.path.isdir(path) and not os.path.islink(path):
         os.chown(path, 0, 0)
         os.chmod(path, 0o700)
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        os.remove(path)
+    # It follows no link, and no depth is too much for it, as it is for shutil.rmtree.
+    subprocess.run(["rm", "-rf", "--", path], capture_output=True)
 
 
 class Secrets:
@@ -336,8 +335,8 @@ class Secrets:
     def _read(self) -> tuple[bool, dict[str, bytes]]:
         """Whether all is as `write` leaves it, and the content of each file.
 
-        Where the directory is not root's, files that are not its owner's do not count: they would
-        be links to what the owner may not read.
+        Where root is not alone in the directory, only files of an owner count who is not root:
+        others would be links to what that owner may not read.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -347,9 +346,11 @@ class Secrets:
         except OSError:  # no directory
             return False, {}
         found = {}
+        room = FOREIGN_SECRETS
         try:
             owner = os.fstat(directory)
             private = self._is_private(owner, SECRETS_MODE)
+            alone = not owner.st_uid and not owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
             for name in os.listdir(directory):
                 file = open_regular(name, directory)
                 if file is None:
@@ -358,10 +359,11 @@ class Secrets:
                 with file:
                     status = os.fstat(file.fileno())
                     private = private and self._is_private(status, SECRET_MODE)
-                    if status.st_uid == owner.st_uid == 0:
+                    if alone:
                         found[name] = file.read()
-                    elif status.st_uid == owner.st_uid and status.st_size <= FOREIGN_SECRET:
-                        found[name] = file.read(FOREIGN_SECRET)
+                    elif status.st_uid == owner.st_uid != 0 and status.st_size <= room:
+                        found[name] = file.read(room)
+                        room -= len(found[name])
         finally:
             os.close(directory)
         return private, found
@@ -381,22 +383,24 @@ class Secrets:
 
     def write(self, files: dict[str, bytes]) -> None:
         """Make the directory hold `files` and nothing else, each replaced by a rename."""
-        new, old = f"{self.directory}.new", f"{self.directory}.old"
-        discard(new)  # of a run that was killed
-        discard(old)
+        above, name = os.path.split(self.directory)
+        for left in os.listdir(above):
+            if left.startswith(f"{name}."):  # of a run that was killed, or still written to then
+                discard(os.path.join(above, left))
         there = os.path.lexists(self.directory)
         if files and there and self._is_private(os.lstat(self.directory), SECRETS_MODE):
             self._fill(self.directory, files)
             return
-        if files:
-            os.mkdir(new, 0o700)
-            self._fill(new, files)
-            os.chown(new, 0, self.group)
-            os.chmod(new, SECRETS_MODE)
+        new = tempfile.mkdtemp(prefix=f"{name}.", dir=above)  # mode 0700
+        old = tempfile.mkdtemp(prefix=f"{name}.", dir=above)
+        self._fill(new, files)
+        os.chown(new, 0, self.group)
+        os.chmod(new, SECRETS_MODE)
         if there:
             os.rename(self.directory, old)
         if files:
             os.rename(new, self.directory)
+        discard(new)
         discard(old)
 
     def _fill(self, directory: str, files: dict[str, bytes]) -> None:
@@ -593,9 +597,12 @@ def main() -> None:
                 msg=f"{changeable} can be changed by others than root, who would work in it: "
                 f"chown root:root {changeable}; chmod go-w {changeable}"
             )
-    if os.path.isdir(options["directory"]):
-        # The module of an earlier run, which was killed, may still be at it.
-        fcntl.flock(os.open(options["directory"], os.O_RDONLY), fcntl.LOCK_EX)
+    if os.path.isdir(options["directory"]) and not module.check_mode:
+        # The module of an earlier run, which was killed, may still be at it. Who can open a file
+        # can lock it: nobody else can open this one.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(os.path.join(options["directory"], ".lock"), flags, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     before = application.live()
     if module.check_mode and options["release"] and options["release"] not in application.built():
         module.exit_json(changed=True, release=options["release"], replaced=before, deleted=[])
@@ -625,7 +632,7 @@ def main() -> None:
         is_live = True
         if options["port"]:
             check_site(options)
-    except (Failed, OSError, ValueError) as error:
+    except Exception as error:  # whatever it is, there is a way back from it
         if secrets.before != secrets.wanted:
             secrets.write(secrets.before)
             if before:  # a worker of it may have read the new ones

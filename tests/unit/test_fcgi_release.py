@@ -515,17 +515,21 @@ ROOTS = "the content of a file that root alone may read"
 # Turns each temporary file of root's in the directory into a link to the file that it is told.
 SWAPS = """
 import os, sys, time
-directory = os.open(sys.argv[1], os.O_RDONLY)
+first = os.open(sys.argv[1], os.O_RDONLY)
 print(flush=True)
 end = time.monotonic() + 60
 while time.monotonic() < end:
-    for name in os.listdir(directory):
-        if name.startswith("tmp"):
-            try:
-                os.unlink(name, dir_fd=directory)
-                os.symlink(sys.argv[2], name, dir_fd=directory)
-            except OSError:
-                pass
+    for directory in (first, sys.argv[1]):
+        try:
+            at = directory if directory == first else os.open(directory, os.O_RDONLY)
+            for name in os.listdir(at):
+                if name.startswith("tmp"):
+                    os.unlink(name, dir_fd=at)
+                    os.symlink(sys.argv[2], name, dir_fd=at)
+            if at != first:
+                os.close(at)
+        except OSError:
+            pass
 """
 
 
@@ -572,7 +576,7 @@ class Victim:
         }
         group = NOBODY.pw_gid
         others = [path.name for path in self.shop.directory.iterdir()]
-        return sorted(others) == ["releases", "secrets"] and found == {
+        return sorted(others) == [".lock", "releases", "secrets"] and found == {
             "secrets": (0, group, "0o40750"),
             "key": (0, group, "0o100440"),
         }
@@ -595,14 +599,18 @@ def test_an_application_gets_no_file_of_root_through_a_link_among_its_secrets(
     assert victim.is_mended()
 
 
+@pytest.mark.parametrize("owner", ["nobody", "root"])
 def test_an_application_gets_no_file_of_root_that_it_links_to_among_its_secrets(
-    victim: Victim,
+    victim: Victim, owner: str
 ) -> None:
     """A hard link, which a system that does not protect them lets it make."""
+    shutil.chown(victim.shop.secrets, owner)
+    victim.shop.secrets.chmod(0o770)
     os.link(victim.root_file, victim.shop.secrets / "link")
     assert victim.shop.release("b", RAISES, secrets={"key": "new"})["failed"]
     assert not victim.finds(ROOTS)
-    assert victim.is_mended()
+    # Where it is not sure whose they were, none is put back.
+    assert victim.is_mended() if owner == "nobody" else not victim.shop.secrets.exists()
 
 
 def test_an_application_gives_itself_no_file_of_root_while_secrets_are_written(
@@ -647,6 +655,31 @@ def test_a_directory_of_secrets_goes_with_the_last_one(victim: Victim) -> None:
     assert not victim.shop.put("a")["changed"]
 
 
+def test_no_depth_of_directories_holds_up_what_replaces_them(victim: Victim) -> None:
+    deep = (
+        "import os, sys; os.chdir(sys.argv[1])\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')"
+    )
+    victim.run(PYTHON, "-c", deep, str(victim.shop.secrets))
+    assert victim.shop.put("a", secrets={"key": "new"})["changed"]
+    assert victim.is_mended()
+    assert victim.shop.put("a")["changed"]
+    assert not victim.shop.secrets.exists()
+
+
+def test_an_application_holds_up_no_deploy_with_a_lock(victim: Victim) -> None:
+    victim.shop.secrets.parent.joinpath(".lock").stat()
+    lock = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); input()"
+    )
+    command = [PYTHON, "-c", lock, str(victim.shop.directory)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with running(*command, **pipes, **AS_NOBODY) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        assert victim.shop.put("a", secrets={"key": "new"})["changed"]
+    refused = subprocess.run([*command[:-1], f"{victim.shop.directory}/.lock"], **AS_NOBODY)
+    assert refused.returncode != 0
+
+
 @pytest.mark.parametrize("where", ["releases", "htdocs"])
 def test_root_does_not_work_where_an_application_can_write(victim: Victim, where: str) -> None:
     directory = victim.shop.releases if where == "releases" else victim.shop.link.parent
@@ -655,6 +688,9 @@ def test_root_does_not_work_where_an_application_can_write(victim: Victim, where
     assert f"{directory} can be changed by others than root" in message
     assert f"chown root:root {directory}; chmod go-w {directory}" in message
     assert victim.shop.live == "a"
+    os.chown(directory, 0, -1)
+    directory.chmod(0o1777)
+    assert "can be changed by others" in victim.shop.put("b")["msg"]
 
 
 def test_a_log_that_is_a_link_is_not_read(shop: Deployment, site: Site, tmp_path: Path) -> None:

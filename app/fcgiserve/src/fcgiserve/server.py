@@ -253,6 +253,8 @@ class Worker:
         except Exception:
             # A defect of this package, or of what the application did to it: this connection ends,
             # the worker does not.
+            if forks.in_child:
+                raise
             channel.failure = traceback.format_exc().rstrip()
         if channel.failure:
             log(f"closed a connection: {channel.failure}")
@@ -270,6 +272,7 @@ class Worker:
 
     def _answer(self, exchange: Exchange, gateway: Gateway) -> None:
         settings = self._settings
+        self._answered += 1
         if settings.request_timeout:
             signal.setitimer(signal.ITIMER_REAL, settings.request_timeout)
             try:
@@ -278,7 +281,6 @@ class Worker:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         else:
             gateway.answer(exchange)
-        self._answered += 1
         if self._stopping:
             return
         if settings.max_requests and self._answered >= settings.max_requests:

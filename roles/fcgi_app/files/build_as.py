@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Runs a command as another user, and ends all that it leaves running.
+
+    build_as.py USER COMMAND [ARGUMENT ...]
+
+The command has no environment of root's, and no setuid program gives it other rights. A process
+whose parent has ended becomes a child of this program (PR_SET_CHILD_SUBREAPER, prctl(2)): so what
+is left of the command is known, whatever it did to get away, and nothing else of that user ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+PATIENCE = 30  # seconds in which what is left must have ended
+
+
+def children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def end_children() -> bool:
+    """End the children of this process, and theirs; whether all have ended in time."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for child in children():  # not yet waited for: no other process has its id
+            os.kill(child, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return True
+    return False
+
+
+def main() -> int:
+    user, *command = sys.argv[1:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    as_user = [f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"]
+    status = subprocess.run(["setpriv", *as_user, "--reset-env", "--", *command]).returncode
+    if not end_children():
+        print(f"Processes that the build started go on: pgrep -l -u {user}", file=sys.stderr)
+        return 1
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
