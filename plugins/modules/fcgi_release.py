@@ -383,16 +383,18 @@ class Secrets:
 
     def write(self, files: dict[str, bytes]) -> None:
         """Make the directory hold `files` and nothing else, each replaced by a rename."""
-        above, name = os.path.split(self.directory)
+        above = os.path.dirname(self.directory)
+        prefix = ".secrets-"
         for left in os.listdir(above):
-            if left.startswith(f"{name}."):  # of a run that was killed, or still written to then
+            if left.startswith(prefix):  # of a run that was killed, or still written to then
                 discard(os.path.join(above, left))
         there = os.path.lexists(self.directory)
         if files and there and self._is_private(os.lstat(self.directory), SECRETS_MODE):
             self._fill(self.directory, files)
             return
-        new = tempfile.mkdtemp(prefix=f"{name}.", dir=above)  # mode 0700
-        old = tempfile.mkdtemp(prefix=f"{name}.", dir=above)
+        work = tempfile.mkdtemp(prefix=prefix, dir=above)  # mode 0700
+        new, old = os.path.join(work, "new"), os.path.join(work, "old")
+        os.mkdir(new, 0o700)
         self._fill(new, files)
         os.chown(new, 0, self.group)
         os.chmod(new, SECRETS_MODE)
@@ -400,8 +402,8 @@ class Secrets:
             os.rename(self.directory, old)
         if files:
             os.rename(new, self.directory)
-        discard(new)
         discard(old)
+        discard(work)
 
     def _fill(self, directory: str, files: dict[str, bytes]) -> None:
         """Put `files` in place of what is in a directory of root's."""

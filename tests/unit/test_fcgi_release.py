@@ -666,6 +666,18 @@ def test_no_depth_of_directories_holds_up_what_replaces_them(victim: Victim) -> 
     assert not victim.shop.secrets.exists()
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_directory_of_secrets_is_replaced_by_one(victim: Victim, kind: str) -> None:
+    shutil.rmtree(victim.shop.secrets)
+    if kind == "file":
+        victim.shop.secrets.write_text("in the way")
+    else:
+        victim.shop.secrets.symlink_to(victim.root_file)
+    assert victim.shop.put("a", secrets={"key": "new"})["changed"]
+    assert victim.is_mended()
+    assert victim.root_file.read_text() == ROOTS
+
+
 def test_an_application_holds_up_no_deploy_with_a_lock(victim: Victim) -> None:
     victim.shop.secrets.parent.joinpath(".lock").stat()
     lock = (

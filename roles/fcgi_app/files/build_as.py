@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def end_children() -> bool:
                 pass
         except ChildProcessError:
             return True
+        time.sleep(0.01)
     return False
 
 
@@ -44,8 +46,11 @@ def main() -> int:
     user, *command = sys.argv[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    as_user = [f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"]
-    status = subprocess.run(["setpriv", *as_user, "--reset-env", "--", *command]).returncode
+    owner = pwd.getpwnam(user)
+    as_user = [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+    status = subprocess.run(
+        ["setpriv", *as_user, "--no-new-privs", "--reset-env", "--", *command]
+    ).returncode
     if not end_children():
         print(f"Processes that the build started go on: pgrep -l -u {user}", file=sys.stderr)
         return 1

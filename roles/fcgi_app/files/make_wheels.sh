@@ -11,31 +11,40 @@ python=$1 archive=$2 version=$3 architecture=$4 fcgiserve=$5 kept=${2%/*}/fcgise
 export SOURCE_DATE_EPOCH=315532800
 mkdir -p "${archive%/*}"
 work=$(mktemp -d "$archive.XXXXXX")
-builds=$(mktemp -d)
+builds=$(TMPDIR=/var/tmp mktemp -d)
 trap 'rm -rf "$work" "$builds"' EXIT
+trap 'exit 1' HUP INT TERM
 mkdir "$work/wheels" "$work/wheels/pip"
 "$python" -m pip download --disable-pip-version-check --only-binary :all: --no-deps --require-hashes \
     --dest "$work/wheels/pip" --requirement "$pip"
 
-# Root does not run what builds a project, which comes with it and from the index: nobody does, with the Python that
-# nobody may run, and a copy of all that it takes.
+# Root does not run what builds a project, which comes with it and from the index: nobody does, with a Python that nobody
+# may run, and with copies of what it takes and of pip's configuration.
 unprivileged() { "$@"; }
 builder=$python
 cp "$work"/wheels/pip/pip-*.whl "$builds"
 mkdir "$builds/home"
 if [ "$(id -u)" = 0 ]; then
-    unprivileged() { setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs env HOME="$builds/home" "$@"; }
-    chown 65534:65534 "$builds/home"
+    unprivileged() {
+        setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+            env -u TMPDIR -u PIP_REQUIRE_VIRTUALENV HOME="$builds/home" "$@"
+    }
+    for file in .config/pip/pip.conf .pip/pip.conf .netrc; do
+        [ ! -f ~/"$file" ] || install -D -m 600 ~/"$file" "$builds/home/$file"
+    done
+    chown -R 65534:65534 "$builds/home"
     chmod 755 "$builds"
     chmod 644 "$builds"/pip-*.whl
-    builder=$(unprivileged sh -c 'command -v python3')
+    builder=$(unprivileged sh -c 'command -v python3') ||
+        { echo "The user nobody, who builds where root runs Ansible, finds no python3 in $PATH" >&2; exit 1; }
 fi
 build() { # PROJECT DIRECTORY
     unprivileged mkdir "$builds/home/project" "$builds/home/wheel"
     tar -C "$1" --exclude ./build --exclude ./dist --exclude ./.venv --exclude '*.egg-info' -cf - . |
         unprivileged tar -C "$builds/home/project" --no-same-owner -xf -
+    unprivileged chmod -R u+rwX "$builds/home/project"
     (cd "$builds" && unprivileged "$builder" -I "$(echo pip-*.whl)/pip" wheel --disable-pip-version-check --no-deps \
-        --wheel-dir home/wheel ./home/project)
+        --ignore-requires-python --wheel-dir home/wheel ./home/project)
     mkdir "$2"
     unprivileged tar -C "$builds/home/wheel" -cf - . | tar -C "$2" --no-same-owner --no-same-permissions -xf -
     find "$2" -type l -delete
