@@ -170,7 +170,7 @@ def releases(host: Host) -> list[str]:
     return host.check_output(f"ls {APP}/releases").split()
 
 
-def test_secrets_are_read_by_the_workers_user_alone_and_a_new_one_needs_no_reload(
+def test_secrets_are_read_by_the_workers_group_alone_and_a_new_one_needs_no_reload(
     host: Host, address: str
 ) -> None:
     value = "correct horse battery staple"
@@ -184,8 +184,9 @@ def test_secrets_are_read_by_the_workers_user_alone_and_a_new_one_needs_no_reloa
     assert workers_before.isdisjoint(workers(host, live(host)))
     secret = host.file(f"{APP}/secrets/token")
     assert secret.content_string == f"{value} two"
-    assert (secret.user, secret.mode) == ("www-data", 0o400)
-    assert host.file(f"{APP}/secrets").mode == 0o500
+    assert (secret.user, secret.group, secret.mode) == ("root", "www-data", 0o440)
+    directory = host.file(f"{APP}/secrets")
+    assert (directory.user, directory.group, directory.mode) == ("root", "www-data", 0o750)
     assert value not in printed
     places = "/etc /run/log /var/log /var/www /srv"
     found = host.run(f"grep --recursive --files-with-matches '{value}' {places}").stdout
