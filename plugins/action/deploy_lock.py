@@ -24,7 +24,7 @@ from ansible.plugins.action import ActionBase
 HOLDER = re.compile(
     r"(?P<owner>.+@(?P<controller>[^@:]*)):(?P<pid>\d+):(?P<start>\d*):(?P<system>[^:]*)"
 )
-# Under a lock on a file that nobody else can open, and so lock.
+# Under flock(1) on a file that only this user can open, and therefore lock.
 REMOVE_IF_SAME = (
     'umask 077 && exec 9>>"$1.guard" && flock 9 && { test "$(readlink "$1")" != "$2" || rm "$1"; }'
 )

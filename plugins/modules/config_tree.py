@@ -325,8 +325,8 @@ def main() -> None:
             module.fail_json(msg=f"probe: {probe['url']} is not like http://127.0.0.1:8079/path.")
 
     if not module.check_mode:
-        # The module of an earlier run, which was killed, may still be at it. Who can open a file
-        # can lock it: nobody else can open this one.
+        # The module of an earlier run, which was killed, may still be running. Only root can open
+        # this file, and therefore lock it.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fcntl.flock(os.open(f"{versions}.lock", flags, 0o600), fcntl.LOCK_EX)
     live = read_tree(path)

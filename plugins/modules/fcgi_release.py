@@ -272,9 +272,9 @@ def in_use(releases: str) -> set[str]:
 
 
 def open_regular(path: str, directory: int | None = None) -> BinaryIO | None:
-    """The file at `path`, below the open `directory` if it is relative; None where there is none.
+    """Open the regular file `path`, relative to the descriptor `directory`; None if it is none.
 
-    A link is not followed, and nothing that would keep the reader waiting is opened.
+    A symbolic link is not followed, and a FIFO does not block.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -288,10 +288,11 @@ def open_regular(path: str, directory: int | None = None) -> BinaryIO | None:
 
 
 def written_by_others(path: str) -> str:
-    """The part of the absolute `path` that somebody else than root may change; empty if none is.
+    """The directory of the absolute `path`, or above it, that others than root can write to.
 
-    Root works below it by name, and whoever may write there could have it work elsewhere. In a
-    sticky directory above, such as /tmp, nobody removes what is another's.
+    Empty if there is none. Root works below `path` by name: whoever can write there could make it
+    work elsewhere. A sticky directory above, such as /tmp, is safe: nobody but root can rename or
+    remove root's entries in it.
     """
     for part in (path, os.path.realpath(path)):
         below = False
@@ -307,10 +308,10 @@ def written_by_others(path: str) -> str:
 
 
 def discard(path: str) -> None:
-    """Remove what is at `path`, in a directory of root's, if anything is.
+    """Remove `path`, if it exists, from a directory that root owns.
 
-    A directory may have been somebody else's, who may be at work in it: it becomes root's first.
-    What they put into it meanwhile may stay.
+    `path` may be a directory of another user, who may still write to it: root takes it over first.
+    What that user adds in the meantime may stay.
     """
     if os.path.isdir(path) and not os.path.islink(path):
         os.chown(path, 0, 0)
@@ -320,10 +321,10 @@ def discard(path: str) -> None:
 
 
 class Secrets:
-    """Files of root's that one group alone reads, and their way back.
+    """Files that root owns and one group can read, and their former content.
 
-    The directory is root's, so that nobody changes what root works with in it. One that is not, as
-    up to version 0.1, is replaced by a new one, and never written to.
+    Root owns the directory, so that nobody else can change the entries that root works with. A
+    directory of another user, as earlier versions left it, is replaced and never written to.
     """
 
     def __init__(self, directory: str, user: str, wanted: dict[str, str]) -> None:
@@ -333,10 +334,10 @@ class Secrets:
         self.before = self._read()[1]
 
     def _read(self) -> tuple[bool, dict[str, bytes]]:
-        """Whether all is as `write` leaves it, and the content of each file.
+        """Whether owners and modes are as `write` sets them, and the content of each file.
 
-        Where root is not alone in the directory, only files of an owner count who is not root:
-        others would be links to what that owner may not read.
+        In a directory that others than root can write to, only files of the directory's owner
+        count: any other may be a hard link to a file that this owner cannot read.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -596,12 +597,12 @@ def main() -> None:
         changeable = os.path.isdir(path) and written_by_others(path)
         if changeable:
             module.fail_json(
-                msg=f"{changeable} can be changed by others than root, who would work in it: "
-                f"chown root:root {changeable}; chmod go-w {changeable}"
+                msg=f"{changeable} is writable by others than root, and root works in it. Run "
+                f"chown root:root {changeable} && chmod go-w {changeable}, then deploy again."
             )
     if os.path.isdir(options["directory"]) and not module.check_mode:
-        # The module of an earlier run, which was killed, may still be at it. Who can open a file
-        # can lock it: nobody else can open this one.
+        # The module of an earlier run, which was killed, may still be running. Only root can open
+        # this file, and therefore lock it.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(os.path.join(options["directory"], ".lock"), flags, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -697,12 +697,12 @@ def test_root_does_not_work_where_an_application_can_write(victim: Victim, where
     directory = victim.shop.releases if where == "releases" else victim.shop.link.parent
     os.chown(directory, NOBODY.pw_uid, -1)
     message = victim.shop.release("b", WORKS)["msg"]
-    assert f"{directory} can be changed by others than root" in message
-    assert f"chown root:root {directory}; chmod go-w {directory}" in message
+    assert f"{directory} is writable by others than root" in message
+    assert f"chown root:root {directory} && chmod go-w {directory}" in message
     assert victim.shop.live == "a"
     os.chown(directory, 0, -1)
     directory.chmod(0o1777)
-    assert "can be changed by others" in victim.shop.put("b")["msg"]
+    assert "is writable by others" in victim.shop.put("b")["msg"]
 
 
 def test_a_log_that_is_a_link_is_not_read(shop: Deployment, site: Site, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 
     build_as.py USER COMMAND [ARGUMENT ...]
 
-The command has no environment of root's, and no setuid program gives it other rights. A process
-whose parent has ended becomes a child of this program (PR_SET_CHILD_SUBREAPER, prctl(2)): so what
-is left of the command is known, whatever it did to get away, and nothing else of that user ends.
+The command gets none of root's environment, and setuid programs give it no other rights. A process
+whose parent has ended becomes a child of this program (PR_SET_CHILD_SUBREAPER, prctl(2)). So all
+that the command leaves running is found and killed, and no other process of that user.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
-PATIENCE = 30  # seconds in which what is left must have ended
+PATIENCE = 30  # seconds until the processes that are left must have ended
 
 
 def children() -> list[int]:
@@ -28,10 +28,10 @@ def children() -> list[int]:
 
 
 def end_children() -> bool:
-    """End the children of this process, and theirs; whether all have ended in time."""
+    """Kill the children of this process, and theirs; return whether all ended in time."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for child in children():  # not yet waited for: no other process has its id
+        for child in children():  # not reaped yet, so no other process has its id
             os.kill(child, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
@@ -52,7 +52,7 @@ def main() -> int:
         ["setpriv", *as_user, "--no-new-privs", "--reset-env", "--", *command]
     ).returncode
     if not end_children():
-        print(f"Processes that the build started go on: pgrep -l -u {user}", file=sys.stderr)
+        print(f"Processes of the build are still running: pgrep -l -u {user}", file=sys.stderr)
         return 1
     return status if status >= 0 else 128 - status
 

@@ -18,8 +18,8 @@ mkdir "$work/wheels" "$work/wheels/pip"
 "$python" -m pip download --disable-pip-version-check --only-binary :all: --no-deps --require-hashes \
     --dest "$work/wheels/pip" --requirement "$pip"
 
-# Root does not run what builds a project, which comes with it and from the index: nobody does, with a Python that nobody
-# may run, and with copies of what it takes and of pip's configuration.
+# A build backend is code of the project or from the index, so root does not run it: the user nobody does, with a python3
+# that nobody can run, and with copies of the project, of pip and of pip's configuration.
 unprivileged() { "$@"; }
 builder=$python
 cp "$work"/wheels/pip/pip-*.whl "$builds"
@@ -36,7 +36,7 @@ if [ "$(id -u)" = 0 ]; then
     chmod 755 "$builds"
     chmod 644 "$builds"/pip-*.whl
     builder=$(unprivileged sh -c 'command -v python3') ||
-        { echo "The user nobody, who builds where root runs Ansible, finds no python3 in $PATH" >&2; exit 1; }
+        { echo "The user nobody, who builds wheels when root runs Ansible, cannot run a python3 in $PATH." >&2; exit 1; }
 fi
 build() { # PROJECT DIRECTORY
     unprivileged mkdir "$builds/home/project" "$builds/home/wheel"
