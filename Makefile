@@ -4,7 +4,7 @@
 # make image    the same as a container image
 # make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, down, lint, unit, molecule, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, down, uninstall, lint, unit, molecule, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -13,10 +13,10 @@ SCENARIOS := $(notdir $(wildcard molecule/*))
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy fleet image swarm rollback verify down test lint unit molecule bench scale docs lock
+.PHONY: deploy fleet image swarm rollback verify down uninstall test lint unit molecule bench scale docs lock
 
 deploy: .venv/ready
-	ansible-playbook -i $(INVENTORY) playbooks/up.yml playbooks/deploy.yml
+	ansible-playbook -i $(INVENTORY) dev/up.yml playbooks/deploy.yml
 	@$(MAKE) --no-print-directory verify
 
 fleet:
@@ -30,10 +30,14 @@ rollback: .venv/ready
 	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"
 
 verify: .venv/ready
-	pytest -m 'not molecule' tests/host --hosts ansible://web --ansible-inventory $(INVENTORY)
+	pytest -m 'not molecule' tests/acceptance --hosts ansible://web --ansible-inventory $(INVENTORY)
 
+# The containers of this machine, no other host.
 down: .venv/ready
-	ansible-playbook -i $(INVENTORY) playbooks/down.yml
+	ansible-playbook -i $(INVENTORY) dev/down.yml
+
+uninstall: .venv/ready
+	ansible-playbook -i $(INVENTORY) playbooks/uninstall.yml -e "uninstall_confirm=$(CONFIRM)"
 
 test: lint unit molecule
 
@@ -59,8 +63,8 @@ unit: .venv/ready
 # Two scenarios at a time. What they share is made before: the engine and the images of the hosts.
 # At the end, once more, what has failed.
 molecule: .venv/ready
-	ansible-playbook -i inventory/local playbooks/up.yml --tags engine
-	ansible-playbook -i inventory/local playbooks/up.yml --tags engine -e container_release=trixie
+	ansible-playbook -i inventory/local dev/up.yml --tags engine
+	ansible-playbook -i inventory/local dev/up.yml --tags engine -e container_release=trixie
 	@rm -rf build/molecule
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%) || \
 	    { grep -A 15 -E 'fatal: |short test summary' build/molecule/*.log; exit 1; }
@@ -72,10 +76,10 @@ molecule-%: .venv/ready
 	    status=$$?; cat build/molecule/$*.*; exit $$status
 
 bench: .venv/ready
-	ansible-playbook -i inventory/bench playbooks/up.yml playbooks/bench.yml
+	ansible-playbook -i dev/bench/hosts.yml dev/up.yml dev/bench.yml
 
 scale: .venv/ready
-	uv run --no-project --quiet --with matplotlib bench/scale.py
+	uv run --no-project --quiet --with matplotlib dev/bench/scale.py
 
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
     --no-emit-index-url --upgrade

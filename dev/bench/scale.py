@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 COUNTS = (1, 5, 10, 20)
 
@@ -58,7 +58,7 @@ def play(name: str, inventory: Path, config: Path = ROOT / "ansible.cfg") -> flo
     """Run a playbook, which must work; the seconds that it took."""
     begun = time.monotonic()
     subprocess.run(
-        ["ansible-playbook", "--inventory", inventory, f"playbooks/{name}.yml"],
+        ["ansible-playbook", "--inventory", inventory, f"{name}.yml"],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(config)},
         stdout=subprocess.DEVNULL,
@@ -77,15 +77,15 @@ def measure(rounds: int) -> dict[str, dict[int, float]]:
         plain_config.write_text(PLAIN.replace(".collections", str(ROOT / ".collections")))
         for count in COUNTS:
             hosts = inventory(Path(name), count)
-            play("up", hosts)
+            play("dev/up", hosts)
             try:
-                first[count] = play("deploy", hosts)
+                first[count] = play("playbooks/deploy", hosts)
                 pairs = [
-                    (play("deploy", hosts), play("deploy", hosts, plain_config))
+                    (play("playbooks/deploy", hosts), play("deploy", hosts, plain_config))
                     for _ in range(rounds)
                 ]
             finally:
-                play("down", hosts)
+                play("dev/down", hosts)
             ours[count], plain[count] = map(min, zip(*pairs))
             print(count, first[count], ours[count], plain[count], flush=True)
     return {"first": first, "ours": ours, "plain": plain}
