@@ -108,7 +108,7 @@ def test_a_post_does_not_disturb_the_next_request(
 
 
 def test_a_body_over_the_limit_is_answered_with_413(deployment: Deployment) -> None:
-    size = deployment.settings["httpd_max_request_body"] + 1
+    size = deployment.settings["httpd_fcgid_max_request_len"] + 1
     response = deployment.get("/echo", "--request", "POST", "--header", f"Content-Length: {size}")
     assert response.status == 413
 

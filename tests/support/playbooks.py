@@ -71,7 +71,7 @@ def application(**other: object) -> dict[str, object]:
         "callable": "fcgi_reference:application",
         "vhost": "localhostfcgi",
         "script": "app.fcgi",
-        "health": "/healthz",
+        "health_path": "/healthz",
     } | other
 
 

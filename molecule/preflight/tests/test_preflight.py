@@ -283,7 +283,7 @@ def test_an_application_that_does_not_import_never_goes_live(host: Host) -> None
 
 @pytest.mark.usefixtures("serving", "unchanged")
 def test_a_body_that_mod_fcgid_as_released_cannot_hold_is_refused() -> None:
-    message = refusal(httpd_max_request_body=1 << 29, mod_fcgid_patches=[])
+    message = refusal(httpd_fcgid_max_request_len=1 << 29, mod_fcgid_patches=[])
     assert "at most 268435456 bytes" in message
 
 

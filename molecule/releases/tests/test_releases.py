@@ -211,3 +211,32 @@ def test_the_environment_of_an_application_is_its_own(host: Host, address: str) 
     _, body = request(address, "/info", headers={"Accept": "application/json"})
     assert json.loads(body)["environment"]["COLOUR"] == 'blue "and" $HOME'
     assert re.search(r"Request number \d+", request(address, "/x.fcgi")[1].decode())
+
+
+def test_a_rollback_is_tried_and_checked_as_a_deploy_is(
+    host: Host, address: str, sources: Path
+) -> None:
+    """Where the variables of httpd were given to the deploy alone, and are not in the inventory."""
+    broken = "/var/www/htdocs/localhostfcgi/public/broken"
+    wants = (
+        'import os\n\n    assert os.environ["SITE"] == "here"\n'
+        f'    if "Apache" in environ["SERVER_SOFTWARE"] and os.path.exists("{broken}"):\n'
+        f'        raise RuntimeError("broken behind httpd")\n    {HEALTHY}'
+    )
+    given = {"httpd_fcgid_initial_env": {"LANG": "C.UTF-8", "SITE": "here"}}
+    deploy(fcgi_app_list=applications(variant(sources, wants, HEALTHY)), **given)
+    earlier = live(host)
+    deploy(fcgi_app_list=applications(variant(sources, "a later one")), **given)
+    latest = live(host)
+
+    roll_back()
+    assert live(host) == serving(address) == earlier
+
+    roll_back()
+    host.check_output(f"touch {broken}")
+    message = refusal("rollback", app="python", release=earlier)
+    assert f"was put live and does not work, so {latest} is live again" in message
+    assert "broken behind httpd" in message
+    assert live(host) == serving(address) == latest
+    host.check_output(f"rm {broken}")
+    deploy()

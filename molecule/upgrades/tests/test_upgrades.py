@@ -34,7 +34,7 @@ def version(host: Host) -> str:
 def test_the_httpd_of_the_distribution_is_not_pushed_aside_without_being_asked(host: Host) -> None:
     message = refusal()
     assert "Port 80 is taken by apache2" in message
-    assert "httpd_take_over" in message
+    assert "httpd_replace_distribution_service" in message
     assert greets(address_of(host), "/x.fcgi") == ""
 
 
@@ -52,7 +52,7 @@ def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
     )
     event = "from the distribution's httpd, which takes 5 s more to end, to this one"
     with under_load(host, event, None, UNTIL, ["/x.fcgi"]) as load:
-        deploy(httpd_take_over=True)
+        deploy(httpd_replace_distribution_service=True)
     ended = host.check_output(
         "systemctl stop apache2 && "  # waits until it has ended
         "systemctl show --property InactiveEnterTimestampMonotonic --value apache2"
