@@ -13,7 +13,7 @@ SCENARIOS := $(notdir $(wildcard molecule/*))
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy fleet image swarm rollback verify down uninstall test lint unit molecule bench scale docs lock
+.PHONY: deploy fleet image swarm rollback verify down uninstall test test-changed lint unit molecule bench scale docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) dev/up.yml playbooks/deploy.yml
@@ -60,11 +60,16 @@ unit: .venv/ready
 	cd app/reference && pytest tests
 	cd app/fcgiserve && pytest tests --cov -k "not system_calls"
 
-# Two scenarios at a time. What they share is made before: the engine and the images of the hosts.
-# At the end, once more, what has failed.
+# lint, the unit tests, and the scenarios that a change touches: make test-changed [BASE=main]
+test-changed: lint unit
+	@$(MAKE) --no-print-directory molecule SCENARIOS="$$(dev/changed_scenarios.py $(or $(BASE),HEAD))"
+
+# Two scenarios at a time. What they share is made first: the engine, the images of the hosts, and the snapshot of a
+# deployed host, from which scenarios start that prove something else. Failures are repeated at the end.
 molecule: .venv/ready
 	ansible-playbook -i inventory/local dev/up.yml --tags engine
 	ansible-playbook -i inventory/local dev/up.yml --tags engine -e container_release=trixie
+	ansible-playbook -i dev/snapshot dev/snapshot.yml
 	@rm -rf build/molecule
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%) || \
 	    { grep -A 15 -E 'fatal: |short test summary' build/molecule/*.log; exit 1; }
@@ -72,8 +77,9 @@ molecule: .venv/ready
 molecule-%: .venv/ready
 	@mkdir -p build/molecule && rm -f build/molecule/$*.*
 	@echo "$*: build/molecule/$*.log"
-	@molecule test --scenario-name $* >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
-	    status=$$?; cat build/molecule/$*.*; exit $$status
+	@begun=$$(date +%s); \
+	    molecule test --scenario-name $* >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
+	    status=$$?; cat build/molecule/$*.*; echo "$*: $$(($$(date +%s) - begun)) s"; exit $$status
 
 bench: .venv/ready
 	ansible-playbook -i dev/bench/hosts.yml dev/up.yml dev/bench.yml
