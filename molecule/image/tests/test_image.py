@@ -255,13 +255,17 @@ def test_the_manifests_for_kubernetes_are_valid() -> None:
     status, printed = run("kubernetes")
     assert status == 0, printed
     assert "kind: Deployment" in (DIRECTORY / "kubernetes.yml").read_text()
-    status, printed = run("kubernetes", image_stack="Not_a_name")
-    assert status == 2 and "lower-case letters" in printed
 
 
-def test_what_would_not_reach_the_workers_is_refused() -> None:
-    assert "Add COLOUR to it" in refusal("image", image_environment={"COLOUR": "red"})
+def test_a_name_that_kubernetes_does_not_take_is_refused() -> None:
+    message = refusal("kubernetes", kubernetes_name="Not_a_name")
+    assert "kubernetes_name Not_a_name is not a name for Kubernetes" in message
+
+
+def test_environment_that_would_not_reach_the_workers_is_refused() -> None:
+    message = refusal("kubernetes", kubernetes_environment={"COLOUR": "red"})
+    assert "the image does not pass COLOUR to the workers" in message
 
 
 def test_a_port_of_root_is_refused() -> None:
-    assert "Set httpd_port to 1024 or more" in refusal("image", httpd_port=80)
+    assert "image_port 80 needs root" in refusal("image", httpd_port=80)

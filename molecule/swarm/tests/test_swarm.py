@@ -12,7 +12,7 @@ from typing import Any
 import docker
 import pytest
 from changes import CLIENTS, GREETING, request, under_load
-from playbooks import run
+from playbooks import refusal, run
 
 # Everything goes through the engine.
 testinfra_hosts = ["local://"]
@@ -120,7 +120,7 @@ def test_an_image_that_does_not_work_is_taken_back_and_nobody_notices(engine: An
     with under_load(ADDRESS, "Swarm: an update to an image that does not work"):
         status, printed = run("swarm", image_tag="broken")
     assert status == 2
-    assert f"{IMAGE}:broken does not run, so Swarm went back to the one before." in " ".join(
+    assert f"{IMAGE}:broken does not run, so Swarm rolled back to the previous image." in " ".join(
         printed.split()
     )
     assert len(containers(engine, "next")) == REPLICAS
@@ -128,10 +128,14 @@ def test_an_image_that_does_not_work_is_taken_back_and_nobody_notices(engine: An
 
 
 def test_an_image_that_is_not_there_is_refused_and_nothing_is_changed(engine: Any) -> None:
-    status, printed = run("swarm", image_tag="forgotten")
-    assert status == 2
-    assert f"There is no image {IMAGE}:forgotten here" in printed
+    message = refusal("swarm", image_tag="forgotten")
+    assert f"swarm_image {IMAGE}:forgotten is not on this engine" in message
     assert len(containers(engine, "next")) == REPLICAS
+
+
+def test_environment_that_would_not_reach_the_workers_is_refused() -> None:
+    message = refusal("swarm", swarm_environment={"COLOUR": "red"})
+    assert "the image does not pass COLOUR to the workers" in message
 
 
 def test_a_new_secret_is_rolled_out_and_nobody_notices(engine: Any) -> None:
