@@ -133,8 +133,11 @@ import pwd
 import re
 
 from ansible.module_utils.basic import AnsibleModule
-
-TCP_LISTEN = "0A"  # include/net/tcp_states.h
+from ansible_collections.fcgid.stack.plugins.module_utils._processes import (
+    listeners,
+    read_pid_file,
+    runs_replaced_file,
+)
 
 
 def memory() -> int:
@@ -145,83 +148,6 @@ def memory() -> int:
             return min(installed, int(limit.read()))
     except (OSError, ValueError):  # no such limit, or "max"
         return installed
-
-
-def program(pid: int) -> str:
-    """The file that process `pid` executes, or did before it was replaced (proc(5))."""
-    return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-
-
-def running(pid_file: str, binary: str) -> int:
-    """The process id in the PidFile, if that process runs httpd; otherwise 0."""
-    try:
-        with open(pid_file) as file:
-            pid = int(file.read())
-        return pid if program(pid) == os.path.realpath(binary) else 0
-    except (OSError, ValueError):
-        return 0
-
-
-def stale_binary(pid: int, module: str) -> bool:
-    """Whether process `pid` executes, or has mapped as `module`, a file that was replaced since.
-
-    A file that is still in use but has no name any more is marked in proc(5): " (deleted)".
-    """
-    with open(f"/proc/{pid}/maps") as maps:
-        in_use = {line.split(None, 5)[5].strip() for line in maps if "/" in line}
-    in_use.add(os.readlink(f"/proc/{pid}/exe"))
-    return not in_use.isdisjoint({f"{program(pid)} (deleted)", f"{module} (deleted)"})
-
-
-def listening_sockets() -> dict[str, int]:
-    """Inode of each listening TCP socket, and its port."""
-    found = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        with open(table) as lines:
-            next(lines)
-            for line in lines:
-                fields = line.split()
-                if fields[3] == TCP_LISTEN:
-                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
-    return found
-
-
-def holders(inodes: set[str]) -> dict[str, set[int]]:
-    """The processes that hold each of these sockets, as far as this user may look."""
-    found: dict[str, set[int]] = {inode: set() for inode in inodes}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            links = {
-                os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")
-            }
-        except OSError:  # the process ended meanwhile, or is not ours to look into
-            continue
-        for inode in inodes:
-            if f"socket:[{inode}]" in links:
-                found[inode].add(int(entry))
-    return found
-
-
-def name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm") as comm:
-            return comm.read().strip()
-    except OSError:
-        return "another program"
-
-
-def listeners(httpd: int) -> list[dict[str, object]]:
-    """Who listens on TCP ports, one process a port; nothing where it is httpd, process `httpd`."""
-    sockets = listening_sockets()
-    held = holders(set(sockets))
-    found = {
-        port: {"port": port, "pid": min(held[inode], default=0)}
-        for inode, port in sockets.items()
-        if httpd not in held[inode]
-    }
-    return [{**found[port], "program": name(found[port]["pid"])} for port in sorted(found)]
 
 
 def owner(path: str) -> str:
@@ -285,7 +211,7 @@ def main() -> None:
         about = module.run_command([options["binary"], "-f", "/dev/null", "-V"])[1]
     version = re.search(r"Apache/(\S+)", about)
     magic = re.search(r"Magic Number: (\S+)", about)
-    pid = running(options["pid_file"], options["binary"])
+    pid = read_pid_file(options["pid_file"], options["binary"])
     built = os.path.exists(options["module"])
     module.exit_json(
         changed=False,
@@ -294,7 +220,7 @@ def main() -> None:
         version=version.group(1) if version else "",
         magic=magic.group(1) if magic else "",
         pid=pid,
-        stale_binary=bool(pid) and stale_binary(pid, options["module"]),
+        stale_binary=bool(pid) and runs_replaced_file(pid, options["module"]),
         stale_config=bool(pid)
         and os.path.lexists(options["config"])
         and os.lstat(options["config"]).st_mtime > os.stat(options["pid_file"]).st_mtime,
