@@ -60,7 +60,7 @@ def remove_tree(path: str) -> None:
         os.chown(path, 0, 0)
         os.chmod(path, 0o700)
     # rm follows no link and has no limit on depth, unlike shutil.rmtree.
-    subprocess.run(["rm", "-rf", "--", path], capture_output=True)
+    subprocess.run(["rm", "-rf", "--", path], capture_output=True, check=False)
 
 
 def lock_until_exit(path: str) -> None:

@@ -66,6 +66,11 @@ class _Server:
         elif directive == "sslengine" and arguments:
             self.tls = arguments[0].lower() != "off"
 
+    def urls(self, program: str) -> list[str]:
+        """Return the URL paths at which `program` answers without TLS."""
+        found = [url for url, path in self.aliases.items() if path.rstrip("/") == program]
+        return [] if self.tls else [url for url in found if url.startswith("/")]
+
 
 class HttpdConfig:
     """The configuration in the file `path` and in the files that it includes."""
@@ -81,7 +86,7 @@ class HttpdConfig:
         for directive, arguments in self._read(path, MAX_DEPTH):
             if directive == "<virtualhost":
                 server = _Server()
-                for address in map(_connectable, arguments):
+                for address in filter(None, map(_connectable, arguments)):
                     self._hosts.setdefault(address, []).append(server)
             elif directive == "</virtualhost>":
                 server = self._main
@@ -107,15 +112,11 @@ class HttpdConfig:
             named = [server for server in servers if host.lower() in server.names]
             server = (named or servers)[0]  # which httpd chooses
             environment = {**self._main.environment, **server.environment}
-            found += [
-                (url, address, environment)
-                for url, path in server.aliases.items()
-                if url.startswith("/") and path.rstrip("/") == program and not server.tls and address
-            ]
+            found += [Site(address, url, environment) for url in server.urls(program)]
         if not found:
             return None
-        url, address, environment = min(found, key=lambda entry: entry[0])
-        return Site(address, url.rstrip("/"), environment)
+        site = min(found, key=lambda site: site.mount)
+        return site._replace(mount=site.mount.rstrip("/"))
 
     def _read(self, path: str, depth: int) -> Iterator[tuple[str, list[str]]]:
         """Yield the directives, in lower case, with their arguments; sections begin with "<"."""
@@ -168,7 +169,7 @@ class HttpdConfig:
             if os.path.isdir(path):
                 below = (
                     os.path.join(directory, name)
-                    for directory, _, names in os.walk(path)
+                    for directory, _directories, names in os.walk(path)
                     for name in names
                 )
                 found += sorted(itertools.islice(below, self._files_left))
@@ -179,7 +180,7 @@ class HttpdConfig:
 
 def _words(text: str) -> Iterator[str]:
     for word in WORD.finditer(text):
-        yield ESCAPED.sub(r"\1", next(group for group in word.groups() if group is not None))
+        yield ESCAPED.sub(r"\1", "".join(word.groups("")))
 
 
 def _connectable(address: str) -> str:

@@ -69,7 +69,7 @@ class Application:
             return file.read()
 
     def set_checked(self, release: str, health_path: str) -> None:
-        """Record that the release was checked with this path, or, if that is "", that it was not."""
+        """Record that the release was checked with this path, or, if that is "", was not."""
         if health_path:
             with open(self._checked_file(release), "w") as file:
                 file.write(health_path)

@@ -76,7 +76,7 @@ class Secrets:
         return found == (0, self.group, mode)
 
     def changed_last(self) -> float:
-        """Return when a file was added or removed last, in seconds since the epoch; 0 without any."""
+        """Return when a file was added or removed last, in seconds since the epoch; else 0."""
         return os.stat(self.directory).st_mtime if self.before else 0.0
 
     def differ(self) -> bool:

@@ -61,7 +61,9 @@ def no_worse(before: int | None, after: int | None) -> bool:
     """Return whether the status `after` is at least as good as the one `before`."""
     if before == NO_ANSWER:
         return after is not None
-    return bool(after) and (after < 500 or before is None or before >= 500)
+    if after is None or after == NO_ANSWER:
+        return False
+    return after < 500 or before is None or before >= 500
 
 
 def describe(status: int | None) -> str:
@@ -75,7 +77,7 @@ class Service:
     """What runs with the configuration, and how it answered when this object was made.
 
     `apply` has the service load the live configuration. `undo` reverts what else `apply` did, if
-    it is not empty. `run_command` is that of AnsibleModule; `timeout` is in seconds, for each probe.
+    it is not empty. `run_command` is that of AnsibleModule; `timeout` is in seconds a probe.
     """
 
     def __init__(
@@ -134,7 +136,9 @@ class Service:
 
     def _compare(self, probes: list[tuple[Probe, int | None]]) -> str:
         """Probe again. Returns which answers are worse than before, or ""."""
-        answers = self._pool.map(lambda pair: pair[0].wait_for_status(pair[1], self._timeout), probes)
+        answers = self._pool.map(
+            lambda pair: pair[0].wait_for_status(pair[1], self._timeout), probes
+        )
         return "; ".join(
             f"{probe}: {describe(before)} before, {describe(after)} after"
             for (probe, before), after in zip(probes, answers)

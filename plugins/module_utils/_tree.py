@@ -36,8 +36,7 @@ class Tree:
     def is_foreign(path: str) -> bool:
         """Return whether there is something at `path` that is not a link to a version."""
         return (
-            os.path.lexists(path)
-            and os.path.dirname(os.path.realpath(path)) != path + ".versions"
+            os.path.lexists(path) and os.path.dirname(os.path.realpath(path)) != path + ".versions"
         )
 
     def differs(self, files: dict[str, str]) -> bool:
@@ -45,8 +44,8 @@ class Tree:
         return self._entries != {name: (content, FILE_MODE) for name, content in files.items()}
 
     def diff(self, files: dict[str, str]) -> list[dict[str, str]]:
-        """Return the files that differ from `files`, in the form that Ansible prints with --diff."""
-        live = {name: content for name, (content, _) in self._entries.items()}
+        """Return the files that differ from `files`, as Ansible prints them with --diff."""
+        live = {name: content for name, (content, _mode) in self._entries.items()}
         return [
             {
                 "before": live.get(name, ""),

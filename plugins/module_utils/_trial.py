@@ -39,7 +39,7 @@ def try_program(
             try:
                 worker = subprocess.Popen(
                     [program],
-                    stdin=listener,
+                    stdin=listener.fileno(),
                     stdout=output,
                     stderr=output,
                     cwd=directory,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 DOCUMENTATION = """
 module: config_tree
-short_description: Validate a set of configuration files as a whole, put it live, or return to the former one
+short_description: Validate a set of configuration files as a whole, and put it live
 description:
   - Compares the files in O(path) with O(files). When they differ, writes a new version beside it,
     runs O(validate) on that, and only then makes O(path) a symbolic link to the new version. A
@@ -106,7 +106,6 @@ version:
   sample: 20260102T030405.678901Z
 """
 
-import os
 import shlex
 
 from ansible.module_utils.basic import AnsibleModule

@@ -15,7 +15,7 @@ description:
     start of C(ansible-playbook), and the boot of the controller.
   - The lock of a run that was killed is taken over by the next run from the same controller. In
     C(/run) it ends with a reboot of the host. What another controller left is removed by hand.
-version_added: 0.1.0
+version_added: 1.0.0
 options:
   path:
     description: The lock. Its directory exists.

@@ -11,7 +11,7 @@ short_description: Tell which files and directories are not as expected
 description:
   - Compares paths on the host with what they should be, all in one round trip, so that the tasks
     that would put them right run only where there is something to do. Changes nothing.
-version_added: 0.1.0
+version_added: 1.0.0
 options:
   expected:
     description: Paths that must exist, and be what else is said of them.

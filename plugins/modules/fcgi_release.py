@@ -151,9 +151,7 @@ def refuse_unsafe_paths(module: AnsibleModule, application: Application) -> None
             )
 
 
-def deploy(
-    module: AnsibleModule, application: Application, release: str, secrets: Secrets
-) -> None:
+def deploy(module: AnsibleModule, application: Application, release: str, secrets: Secrets) -> None:
     """Put `release` live, or fail with the former state restored."""
     options = module.params
     config = HttpdConfig(options["config"] or "")

@@ -13,7 +13,7 @@ description:
     runs, whether it still runs what is on disk, which mod_fcgid module is installed, who else
     listens on TCP ports, who owns the directory of the FastCGI sockets, and which of the given
     packages are missing. Changes nothing.
-version_added: 0.1.0
+version_added: 1.0.0
 options:
   binary:
     description: The httpd program.

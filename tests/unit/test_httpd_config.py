@@ -12,11 +12,10 @@ from typing import Any
 
 import modules
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ansible_collections.fcgid.stack.plugins.module_utils import _httpd_config
 from ansible_collections.fcgid.stack.plugins.module_utils._httpd_config import HttpdConfig, Site
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 PROGRAM = "/srv/www/shop/app.fcgi"
 RENDER = """
