@@ -138,7 +138,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 return msg
             if is_dead(holder):
                 self._remove(path, holder)
-                msg = f"This run holds the lock. {holder} had left it behind."
+                msg = f"This run holds the lock. It took it over from {holder}, which has ended."
             elif holder:
                 raise AnsibleActionFail(refusal(host, path, holder, since))
         raise AnsibleActionFail(f"The lock {path} cannot be made on {host}: {output(made)}")

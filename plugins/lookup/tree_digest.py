@@ -44,12 +44,12 @@ from ansible.plugins.lookup import LookupBase
 
 
 def counts(name: str) -> bool:
-    """Whether a file or directory of this name belongs to the source."""
+    """Return whether a file or directory of this name belongs to the source."""
     return not (name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info"))
 
 
 def files_below(top: Path) -> list[Path]:
-    """The files below the directory `top`, or `top` itself when it is a file, in a fixed order."""
+    """Return the files below the directory `top`, or `top` if it is a file, in a fixed order."""
     found = [top] if top.is_file() else []
     for directory, names, files in os.walk(top):
         left_behind = {"build", "dist"} if Path(directory) == top else set()

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright fcgid.stack maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Ansible module: what the roles must know of httpd on a host, in one round trip."""
+"""Ansible module: the state of httpd on a host, in one round trip."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ DOCUMENTATION = """
 module: httpd_info
 short_description: Read the state of httpd and mod_fcgid on a host
 description:
-  - Reads how many processors and how much memory there are, which httpd is installed, whether it
-    runs, whether it still runs what is on disk, which mod_fcgid module is installed, who else
-    listens on TCP ports, who owns the directory of the FastCGI sockets, and which of the given
-    packages are missing. Changes nothing.
+  - Reads the number of processors, the size of the memory, which httpd is installed, whether it
+    runs, whether files that it runs or has read were replaced since, which mod_fcgid module is
+    installed, which other processes listen on TCP ports, who owns the directory of the FastCGI
+    sockets, and which of the given packages are missing. Changes nothing.
 version_added: 1.0.0
 options:
   binary:
@@ -20,7 +20,7 @@ options:
     type: path
     required: true
   pid_file:
-    description: Its C(PidFile). httpd writes it anew at every start and every reload.
+    description: The C(PidFile) of httpd, which writes it at every start and every reload.
     type: path
     default: /run/httpd/httpd.pid
   config:
@@ -32,7 +32,7 @@ options:
     type: path
     required: true
   record:
-    description: The build record of that module (JSON).
+    description: The build record of O(module) (JSON).
     type: path
     required: true
   ipc_dir:
@@ -40,7 +40,7 @@ options:
     type: path
     default: /run/fcgidsock
   packages:
-    description: Debian packages that are looked up.
+    description: Debian packages that should be installed.
     type: list
     elements: str
     default: []
@@ -57,7 +57,7 @@ attributes:
 """
 
 EXAMPLES = """
-- name: Look at httpd
+- name: Read the state of httpd
   fcgid.stack.httpd_info:
     binary: /usr/sbin/apache2
     module: /usr/lib/httpd/modules/mod_fcgid.so
@@ -73,7 +73,7 @@ cores:
   type: int
   returned: always
 memory:
-  description: Physical memory, in bytes, or what the host's control group may have of it.
+  description: Physical memory, or the limit of the host's control group if that is lower, in bytes.
   type: int
   returned: always
 version:
@@ -82,7 +82,7 @@ version:
   returned: always
   sample: 2.4.71
 magic:
-  description: Its module magic number, empty when there is none.
+  description: Module magic number of the installed httpd, empty when there is none.
   type: str
   returned: always
   sample: "20120211:142"
@@ -91,7 +91,7 @@ pid:
   type: int
   returned: always
 stale_binary:
-  description: The running httpd, or the mod_fcgid in it, is no longer the file on disk.
+  description: The program of the running httpd, or O(module) in it, was replaced on the disk since.
   type: bool
   returned: always
 stale_config:
@@ -107,21 +107,21 @@ record:
   type: dict
   returned: always
 ipc_dir_owner:
-  description: Name of the owner of the socket directory, empty when there is none.
+  description: Name of the owner of O(ipc_dir), empty when there is no such directory.
   type: str
   returned: always
 listeners:
-  description: The TCP ports on which a process other than this httpd listens.
+  description: The TCP ports on which a process other than this httpd listens, with that process.
   type: list
   elements: dict
   returned: always
   sample: [{"port": 80, "pid": 4711, "program": "nginx"}]
 unit_waits:
-  description: That unit does not run, but would at the next boot.
+  description: O(unit) does not run, but will at the next boot.
   type: bool
   returned: always
 packages_missing:
-  description: Those of the given packages that are not installed.
+  description: Those of O(packages) that are not installed.
   type: list
   elements: str
   returned: always
@@ -141,7 +141,7 @@ from ansible_collections.fcgid.stack.plugins.module_utils._processes import (
 
 
 def memory() -> int:
-    """Bytes of memory: the machine's, or the limit of a container (cgroups(7), memory.max)."""
+    """Return the memory of the machine or the limit of a container (cgroups(7)), in bytes."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/sys/fs/cgroup/memory.max") as limit:
@@ -165,13 +165,13 @@ def read_record(path: str) -> dict[str, object]:
     try:
         with open(path) as file:
             record = json.load(file)
-    except (OSError, ValueError):  # an unreadable record is no record: the module is built anew
+    except (OSError, ValueError):  # an unreadable record counts as none: the module is rebuilt
         return {}
     return record if isinstance(record, dict) else {}
 
 
 def unit_waits(module: AnsibleModule) -> bool:
-    """Whether the unit is enabled but does not run."""
+    """Return whether the unit is enabled but does not run."""
     if not module.get_bin_path("systemctl"):
         return False
     enabled, active = (
@@ -182,7 +182,7 @@ def unit_waits(module: AnsibleModule) -> bool:
 
 
 def installed_packages(module: AnsibleModule) -> set[str]:
-    """Those of the packages asked for that dpkg knows as installed."""
+    """Return which of the packages are installed."""
     packages = module.params["packages"]
     form = "${Package} ${db:Status-Status}\\n"
     listing = module.run_command(["dpkg-query", "--show", "--showformat", form, *packages])[1]

@@ -279,7 +279,7 @@ def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, site: Site, tmp_path: 
     assert directory == str(shop.link.parent)
 
 
-def test_the_site_is_asked_for_the_same(shop: Deployment, site: Site) -> None:
+def test_the_site_gets_the_same_request(shop: Deployment, site: Site) -> None:
     site.mount("/shop")
     shop.options.update(site.options, health_path="/healthz", host="www.example.org")
     assert shop.release("a")["changed"]
@@ -328,7 +328,7 @@ def test_what_another_application_had_live_there_is_put_back(shop: Deployment, s
     assert shop.link.readlink() == other
 
 
-def test_a_run_that_was_killed_before_the_check_is_made_up_for(
+def test_a_run_that_was_killed_before_the_check_is_completed_by_the_next(
     shop: Deployment, site: Site
 ) -> None:
     shop.options.update(site.options)
@@ -439,7 +439,9 @@ if key != "works":
 """
 
 
-def test_a_secret_that_does_not_work_is_put_back_and_not_told(shop: Deployment) -> None:
+def test_a_secret_that_does_not_work_is_replaced_by_the_former_one_and_not_shown(
+    shop: Deployment,
+) -> None:
     shop.release("a", READS + WORKS, secrets={"key": "works"})
     inode = shop.inode
     result = shop.put("a", secrets={"key": "sesame\n", "more": "more"})
@@ -458,7 +460,9 @@ def test_the_secrets_of_a_release_that_is_refused_go_with_it(shop: Deployment) -
     assert not shop.secrets.exists()
 
 
-def test_a_run_that_was_killed_after_it_wrote_secrets_is_made_up_for(shop: Deployment) -> None:
+def test_a_run_that_was_killed_after_it_wrote_secrets_is_completed_by_the_next(
+    shop: Deployment,
+) -> None:
     shop.release("a", secrets={"key": "old"})
     inode = shop.inode
     (shop.secrets / "key").unlink()
@@ -482,7 +486,7 @@ def test_check_mode_changes_nothing_and_says_what_would(shop: Deployment, site: 
     assert (shop.live, shop.built(), site.asked) == ("a", {"a", "b"}, [])
 
 
-def test_an_inode_never_comes_again(shop: Deployment) -> None:
+def test_an_inode_is_never_used_again(shop: Deployment) -> None:
     """A worker of before, which holds an old secret, is never taken for one of now."""
     shop.release("one", secrets={"token": "0"})
     inodes = {shop.inode}
@@ -518,7 +522,7 @@ def test_a_file_of_someone_else_is_left_alone(shop: Deployment) -> None:
     assert shop.link.read_text() == "precious"
 
 
-def test_a_rollback_asks_for_what_the_release_was_checked_with(shop: Deployment) -> None:
+def test_a_rollback_requests_what_the_release_was_checked_with(shop: Deployment) -> None:
     for name, path in (("one", "/old"), ("two", "/new")):
         code = WORKS.replace(
             '"200 OK"', f'"200 OK" if environ["PATH_INFO"] == "{path}" else "404 No"'
