@@ -4,7 +4,7 @@
 
 The lock is a symbolic link whose target names the holder, a process of ansible-playbook: symlink(2)
 makes it only where there is none, and with its content. A lock is never replaced. It is removed,
-under flock(1) and only while it still names the same holder, and then all may try to make it.
+under flock(1) and only while it still names the same holder. Then every run may try to make it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HOLDER = re.compile(
 REMOVE_IF_SAME = (
     'umask 077 && exec 9>>"$1.guard" && flock 9 && { test "$(readlink "$1")" != "$2" || rm "$1"; }'
 )
-ATTEMPTS = 3  # a lock may go between the attempt to make one and the look at who holds it
+ATTEMPTS = 3  # a lock may be removed between the attempt to make one and the look at its holder
 
 
 def user() -> str:
@@ -39,7 +39,7 @@ def user() -> str:
 
 
 def system() -> str:
-    """What a process id is unique in: this boot, and this PID namespace; empty without /proc."""
+    """Return this boot and PID namespace, in which a process id is unique; "" without /proc."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot_id:
             return f"{boot_id.read(8)}-{os.stat('/proc/self/ns/pid').st_ino}"
@@ -48,7 +48,7 @@ def system() -> str:
 
 
 def state_and_start(pid: int) -> tuple[str, str]:
-    """State of process `pid`, and its start in clock ticks after boot (proc(5)); else empty."""
+    """Return state and start, in clock ticks after boot, of process `pid` (proc(5)); else ""."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -58,7 +58,7 @@ def state_and_start(pid: int) -> tuple[str, str]:
 
 
 def runs(pid: int, start: str) -> bool:
-    """Whether process `pid` runs, and is not a later one to which its id was given again."""
+    """Return whether process `pid` runs, and is not a later one that has the same id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -70,7 +70,7 @@ def runs(pid: int, start: str) -> bool:
 
 
 def this_run() -> str:
-    """The text that names this run of ansible-playbook."""
+    """Return the text that names this run of ansible-playbook."""
     # Each task runs in a process of its own, which Ansible forks.
     parent = multiprocessing.parent_process()
     pid = (parent and parent.pid) or os.getpid()
@@ -78,7 +78,7 @@ def this_run() -> str:
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this controller, and is no more."""
+    """Return whether the holder was a process of this controller, and has ended."""
     named = HOLDER.fullmatch(holder)
     return (
         named is not None
@@ -102,29 +102,34 @@ def output(done: dict[str, Any]) -> str:
     return f"{done['stdout']}{done['stderr']}".strip()
 
 
-class ActionModule(ActionBase):
-    def run(self, tmp=None, task_vars=None):
-        result = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+    """The action plugin."""
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        options = self.validate_argument_spec(
             argument_spec={
                 "path": {"type": "str", "default": "/run/fcgid.stack.lock"},
                 "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             }
-        )
+        )[1]
         result["changed"] = False  # the lock is of the run, not of the host's state
         if self._task.check_mode:
             return result
         if options["state"] == "absent":
             self._remove(options["path"], this_run())
         else:
-            result["msg"] = self._take(options["path"], task_vars["inventory_hostname"])
+            host = (task_vars or {})["inventory_hostname"]
+            result["msg"] = self._acquire(options["path"], host)
         return result
 
-    def _take(self, path: str, host: str) -> str:
-        """Make the lock, or fail with the name of the one who holds it."""
+    def _acquire(self, path: str, host: str) -> str:
+        """Make the lock, or fail with the name of the run that holds it. Returns a message."""
         ours = this_run()
         msg = "This run holds the lock."
-        for _ in range(ATTEMPTS):
+        for _attempt in range(ATTEMPTS):
             made = self._execute("ln", "-s", "-T", ours, path)
             if made["rc"] == 0:
                 return msg
@@ -133,18 +138,18 @@ class ActionModule(ActionBase):
                 return msg
             if is_dead(holder):
                 self._remove(path, holder)
-                msg = f"This run holds the lock. {holder} had left it behind."
+                msg = f"This run holds the lock. It took it over from {holder}, which has ended."
             elif holder:
                 raise AnsibleActionFail(refusal(host, path, holder, since))
         raise AnsibleActionFail(f"The lock {path} cannot be made on {host}: {output(made)}")
 
     def _read(self, path: str) -> tuple[str, datetime]:
-        """The holder, empty when there is no lock, and when the lock was made."""
+        """Return the holder, "" when there is no lock, and when the lock was made."""
         found = self._execute("find", path, "-maxdepth", "0", "-printf", r"%Ts %l\n")
-        # Above it may be what sudo has to say.
+        # sudo may have written lines above it.
         last = found["stdout_lines"][-1] if found["rc"] == 0 else "0"
-        seconds, _, holder = last.partition(" ")
-        return holder, datetime.fromtimestamp(int(seconds), timezone.utc)
+        fields = last.partition(" ")
+        return fields[2], datetime.fromtimestamp(int(fields[0]), timezone.utc)
 
     def _remove(self, path: str, holder: str) -> None:
         """Remove the lock if that holder has it."""
@@ -154,4 +159,5 @@ class ActionModule(ActionBase):
 
     def _execute(self, *command: str) -> dict[str, Any]:
         """Run a command on the host."""
-        return self._low_level_execute_command(shlex.join(command))
+        result: dict[str, Any] = self._low_level_execute_command(shlex.join(command))
+        return result

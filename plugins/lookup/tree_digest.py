@@ -9,10 +9,10 @@ name: tree_digest
 short_description: One digest of the content of files and directories on the controller
 description:
   - SHA-256 over the relative names, the executable bits and the contents of all files below the
-    given paths. The same content gives the same digest, whatever the dates and wherever it lies.
+    given paths. The digest does not depend on dates or on where the files are.
   - Hidden entries and what Python tools leave behind (C(__pycache__), C(*.egg-info), and C(build)
     and C(dist) at the top) do not count.
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - fcgid.stack maintainers (@fcgid)
 options:
@@ -37,18 +37,19 @@ _raw:
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 
 def counts(name: str) -> bool:
-    """Whether a file or directory of this name belongs to the source."""
+    """Return whether a file or directory of this name belongs to the source."""
     return not (name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info"))
 
 
 def files_below(top: Path) -> list[Path]:
-    """The files below the directory `top`, or `top` itself when it is a file, in a fixed order."""
+    """Return the files below the directory `top`, or `top` if it is a file, in a fixed order."""
     found = [top] if top.is_file() else []
     for directory, names, files in os.walk(top):
         left_behind = {"build", "dist"} if Path(directory) == top else set()
@@ -58,6 +59,7 @@ def files_below(top: Path) -> list[Path]:
 
 
 def tree_digest(tops: list[Path]) -> str:
+    """Return the digest of these files and directories. Raises OSError."""
     digest = hashlib.sha256()
     for top in tops:
         for path in files_below(top):
@@ -68,8 +70,10 @@ def tree_digest(tops: list[Path]) -> str:
     return digest.hexdigest()
 
 
-class LookupModule(LookupBase):
-    def run(self, terms, variables=None, **kwargs):
+class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
+    """The lookup plugin."""
+
+    def run(self, terms: list[str], variables: object = None, **kwargs: Any) -> list[str]:
         tops = [Path(self._loader.path_dwim(term)) for term in terms]
         for top in tops:
             if not top.exists():

@@ -13,12 +13,13 @@ description:
     own lock again.
   - The lock is a symbolic link. Its target is the user, the controller, the process id and the
     start of C(ansible-playbook), and the boot of the controller.
-  - The lock of a run that was killed is taken over by the next run from the same controller. In
-    C(/run) it ends with a reboot of the host. What another controller left is removed by hand.
-version_added: 0.1.0
+  - The lock of a run that was killed is taken over by the next run from the same controller. A lock
+    in C(/run) is gone after a reboot of the host. Remove the lock of a killed run on another
+    controller by hand.
+version_added: 1.0.0
 options:
   path:
-    description: The lock. Its directory exists.
+    description: The lock. Its directory must exist.
     type: str
     default: /run/fcgid.stack.lock
   state:
@@ -28,13 +29,13 @@ options:
     choices: [present, absent]
     default: present
 notes:
-  - A task that was under way when a run was killed may still be ending on the host.
+  - A task that was running when a run was killed may still be running on the host.
   - The host needs GNU C(ln) and C(find), and C(flock) of util-linux. Every Debian has them.
 author:
   - fcgid.stack maintainers (@fcgid)
 attributes:
   action:
-    description: Runs on the controller, and commands on the host.
+    description: Runs on the controller, and runs commands on the host.
     support: full
   check_mode:
     description: Neither takes the lock, nor fails when another run holds it.
@@ -58,7 +59,7 @@ EXAMPLES = """
 
 RETURN = """
 msg:
-  description: Whose lock was taken over, if one was, or who holds it.
+  description: That this run holds the lock, and whose lock it took over, if it did.
   type: str
   returned: when O(state=present), except in check mode
 """

@@ -1,26 +1,26 @@
 #!/usr/bin/python
 # Copyright fcgid.stack maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Ansible module: which of many paths are not as expected, in one round trip."""
+"""Ansible module: compares many paths with what is expected of them, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = """
 module: drift_info
-short_description: Tell which files and directories are not as expected
+short_description: Report which files and directories are not as expected
 description:
-  - Compares paths on the host with what they should be, all in one round trip, so that the tasks
-    that would put them right run only where there is something to do. Changes nothing.
-version_added: 0.1.0
+  - Compares paths on the host with the expected content and mode, all in one round trip, so that
+    the tasks that would correct them run only where something differs. Changes nothing.
+version_added: 1.0.0
 options:
   expected:
-    description: Paths that must exist, and be what else is said of them.
+    description: Paths that must exist, with the expected content and mode.
     type: list
     elements: dict
     default: []
     suboptions:
       path:
-        description: The path. A link is not followed.
+        description: The path. A symbolic link is not followed.
         type: path
         required: true
       content:
@@ -43,7 +43,7 @@ attributes:
 """
 
 EXAMPLES = """
-- name: See whether the unit is as the template has it
+- name: Compare the unit with its template
   fcgid.stack.drift_info:
     expected:
       - path: /etc/systemd/system/httpd.service
@@ -72,7 +72,7 @@ def is_file(path: str, content: str) -> bool:
 
 
 def differs(path: str, content: str | None = None, mode: str | None = None) -> bool:
-    """Whether the path is missing, or not what is said of it."""
+    """Return whether the path is missing, or has other content or another mode."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright fcgid.stack maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Ansible module: what the roles must know of httpd on a host, in one round trip."""
+"""Ansible module: the state of httpd on a host, in one round trip."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ DOCUMENTATION = """
 module: httpd_info
 short_description: Read the state of httpd and mod_fcgid on a host
 description:
-  - Reads how many processors and how much memory there are, which httpd is installed, whether it
-    runs, whether it still runs what is on disk, which mod_fcgid module is installed, who else
-    listens on TCP ports, who owns the directory of the FastCGI sockets, and which of the given
-    packages are missing. Changes nothing.
-version_added: 0.1.0
+  - Reads the number of processors, the size of the memory, which httpd is installed, whether it
+    runs, whether files that it runs or has read were replaced since, which mod_fcgid module is
+    installed, which other processes listen on TCP ports, who owns the directory of the FastCGI
+    sockets, and which of the given packages are missing. Changes nothing.
+version_added: 1.0.0
 options:
   binary:
     description: The httpd program.
     type: path
     required: true
   pid_file:
-    description: Its C(PidFile). httpd writes it anew at every start and every reload.
+    description: The C(PidFile) of httpd, which writes it at every start and every reload.
     type: path
     default: /run/httpd/httpd.pid
   config:
@@ -32,7 +32,7 @@ options:
     type: path
     required: true
   record:
-    description: The build record of that module (JSON).
+    description: The build record of O(module) (JSON).
     type: path
     required: true
   ipc_dir:
@@ -40,7 +40,7 @@ options:
     type: path
     default: /run/fcgidsock
   packages:
-    description: Debian packages that are looked up.
+    description: Debian packages that should be installed.
     type: list
     elements: str
     default: []
@@ -57,7 +57,7 @@ attributes:
 """
 
 EXAMPLES = """
-- name: Look at httpd
+- name: Read the state of httpd
   fcgid.stack.httpd_info:
     binary: /usr/sbin/apache2
     module: /usr/lib/httpd/modules/mod_fcgid.so
@@ -73,7 +73,7 @@ cores:
   type: int
   returned: always
 memory:
-  description: Physical memory, in bytes, or what the host's control group may have of it.
+  description: Physical memory, or the limit of the host's control group if that is lower, in bytes.
   type: int
   returned: always
 version:
@@ -82,7 +82,7 @@ version:
   returned: always
   sample: 2.4.71
 magic:
-  description: Its module magic number, empty when there is none.
+  description: Module magic number of the installed httpd, empty when there is none.
   type: str
   returned: always
   sample: "20120211:142"
@@ -91,7 +91,7 @@ pid:
   type: int
   returned: always
 stale_binary:
-  description: The running httpd, or the mod_fcgid in it, is no longer the file on disk.
+  description: The program of the running httpd, or O(module) in it, was replaced on the disk since.
   type: bool
   returned: always
 stale_config:
@@ -107,21 +107,21 @@ record:
   type: dict
   returned: always
 ipc_dir_owner:
-  description: Name of the owner of the socket directory, empty when there is none.
+  description: Name of the owner of O(ipc_dir), empty when there is no such directory.
   type: str
   returned: always
 listeners:
-  description: The TCP ports on which a process other than this httpd listens.
+  description: The TCP ports on which a process other than this httpd listens, with that process.
   type: list
   elements: dict
   returned: always
   sample: [{"port": 80, "pid": 4711, "program": "nginx"}]
 unit_waits:
-  description: That unit does not run, but would at the next boot.
+  description: O(unit) does not run, but will at the next boot.
   type: bool
   returned: always
 packages_missing:
-  description: Those of the given packages that are not installed.
+  description: Those of O(packages) that are not installed.
   type: list
   elements: str
   returned: always
@@ -133,95 +133,21 @@ import pwd
 import re
 
 from ansible.module_utils.basic import AnsibleModule
-
-TCP_LISTEN = "0A"  # include/net/tcp_states.h
+from ansible_collections.fcgid.stack.plugins.module_utils._processes import (
+    listeners,
+    read_pid_file,
+    runs_replaced_file,
+)
 
 
 def memory() -> int:
-    """Bytes of memory: the machine's, or the limit of a container (cgroups(7), memory.max)."""
+    """Return the memory of the machine or the limit of a container (cgroups(7)), in bytes."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/sys/fs/cgroup/memory.max") as limit:
             return min(installed, int(limit.read()))
     except (OSError, ValueError):  # no such limit, or "max"
         return installed
-
-
-def program(pid: int) -> str:
-    """The file that process `pid` executes, or did before it was replaced (proc(5))."""
-    return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-
-
-def running(pid_file: str, binary: str) -> int:
-    """The process id in the PidFile, if that process runs httpd; otherwise 0."""
-    try:
-        with open(pid_file) as file:
-            pid = int(file.read())
-        return pid if program(pid) == os.path.realpath(binary) else 0
-    except (OSError, ValueError):
-        return 0
-
-
-def stale_binary(pid: int, module: str) -> bool:
-    """Whether process `pid` executes, or has mapped as `module`, a file that was replaced since.
-
-    A file that is still in use but has no name any more is marked in proc(5): " (deleted)".
-    """
-    with open(f"/proc/{pid}/maps") as maps:
-        in_use = {line.split(None, 5)[5].strip() for line in maps if "/" in line}
-    in_use.add(os.readlink(f"/proc/{pid}/exe"))
-    return not in_use.isdisjoint({f"{program(pid)} (deleted)", f"{module} (deleted)"})
-
-
-def listening_sockets() -> dict[str, int]:
-    """Inode of each listening TCP socket, and its port."""
-    found = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        with open(table) as lines:
-            next(lines)
-            for line in lines:
-                fields = line.split()
-                if fields[3] == TCP_LISTEN:
-                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
-    return found
-
-
-def holders(inodes: set[str]) -> dict[str, set[int]]:
-    """The processes that hold each of these sockets, as far as this user may look."""
-    found: dict[str, set[int]] = {inode: set() for inode in inodes}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            links = {
-                os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")
-            }
-        except OSError:  # the process ended meanwhile, or is not ours to look into
-            continue
-        for inode in inodes:
-            if f"socket:[{inode}]" in links:
-                found[inode].add(int(entry))
-    return found
-
-
-def name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm") as comm:
-            return comm.read().strip()
-    except OSError:
-        return "another program"
-
-
-def listeners(httpd: int) -> list[dict[str, object]]:
-    """Who listens on TCP ports, one process a port; nothing where it is httpd, process `httpd`."""
-    sockets = listening_sockets()
-    held = holders(set(sockets))
-    found = {
-        port: {"port": port, "pid": min(held[inode], default=0)}
-        for inode, port in sockets.items()
-        if httpd not in held[inode]
-    }
-    return [{**found[port], "program": name(found[port]["pid"])} for port in sorted(found)]
 
 
 def owner(path: str) -> str:
@@ -239,13 +165,13 @@ def read_record(path: str) -> dict[str, object]:
     try:
         with open(path) as file:
             record = json.load(file)
-    except (OSError, ValueError):  # an unreadable record is no record: the module is built anew
+    except (OSError, ValueError):  # an unreadable record counts as none: the module is rebuilt
         return {}
     return record if isinstance(record, dict) else {}
 
 
 def unit_waits(module: AnsibleModule) -> bool:
-    """Whether the unit is enabled but does not run."""
+    """Return whether the unit is enabled but does not run."""
     if not module.get_bin_path("systemctl"):
         return False
     enabled, active = (
@@ -256,7 +182,7 @@ def unit_waits(module: AnsibleModule) -> bool:
 
 
 def installed_packages(module: AnsibleModule) -> set[str]:
-    """Those of the packages asked for that dpkg knows as installed."""
+    """Return which of the packages are installed."""
     packages = module.params["packages"]
     form = "${Package} ${db:Status-Status}\\n"
     listing = module.run_command(["dpkg-query", "--show", "--showformat", form, *packages])[1]
@@ -285,7 +211,7 @@ def main() -> None:
         about = module.run_command([options["binary"], "-f", "/dev/null", "-V"])[1]
     version = re.search(r"Apache/(\S+)", about)
     magic = re.search(r"Magic Number: (\S+)", about)
-    pid = running(options["pid_file"], options["binary"])
+    pid = read_pid_file(options["pid_file"], options["binary"])
     built = os.path.exists(options["module"])
     module.exit_json(
         changed=False,
@@ -294,7 +220,7 @@ def main() -> None:
         version=version.group(1) if version else "",
         magic=magic.group(1) if magic else "",
         pid=pid,
-        stale_binary=bool(pid) and stale_binary(pid, options["module"]),
+        stale_binary=bool(pid) and runs_replaced_file(pid, options["module"]),
         stale_config=bool(pid)
         and os.path.lexists(options["config"])
         and os.lstat(options["config"]).st_mtime > os.stat(options["pid_file"]).st_mtime,

@@ -231,7 +231,7 @@ def server(down: Server) -> Server:
     return down
 
 
-def test_the_service_takes_the_tree_that_went_live(live: Path, server: Server) -> None:
+def test_the_service_loads_the_tree_that_went_live(live: Path, server: Server) -> None:
     assert put(live, service=server.service, main="valid 204")["changed"]
     assert server.journal.read_text() == "valid 204"
     assert set(server.requests) == {("/path?query", "www.example.org")}
@@ -243,7 +243,7 @@ def test_the_same_tree_again_is_not_applied(live: Path, server: Server) -> None:
     assert (server.journal.read_text(), server.requests) == ("", [])
 
 
-def test_the_same_tree_is_applied_anew_when_that_is_asked_for(live: Path, server: Server) -> None:
+def test_the_same_tree_is_applied_again_on_request(live: Path, server: Server) -> None:
     version = put(live, main="valid 200")["version"]
     result = put(live, service=server.service | {"force_apply": True}, main="valid 200")
     assert (result["changed"], result["version"]) == (True, version)
@@ -251,7 +251,7 @@ def test_the_same_tree_is_applied_anew_when_that_is_asked_for(live: Path, server
 
 
 @pytest.mark.parametrize("text", ["valid 1", "valid 2"])
-def test_check_mode_neither_applies_nor_asks(live: Path, server: Server, text: str) -> None:
+def test_check_mode_neither_applies_nor_probes(live: Path, server: Server, text: str) -> None:
     put(live, main="valid 1")
     service = server.service | {"force_apply": True}
     assert put(live, check=True, service=service, main=text)["changed"]
@@ -263,8 +263,8 @@ def test_a_tree_that_is_not_valid_is_not_applied(live: Path, server: Server) -> 
     assert server.journal.read_text() == ""
 
 
-def went_back(live: Path, server: Server, new: str) -> str:
-    """The message with which the tree `new` is taken back."""
+def falls_back(live: Path, server: Server, new: str) -> str:
+    """The message of the failure when the tree `new` is replaced by the former one."""
     put(live, service=server.service, main="valid 200;")
     before = live.resolve()
     result = put(live, service=server.service, main=new)
@@ -280,22 +280,28 @@ def went_back(live: Path, server: Server, new: str) -> str:
     return message
 
 
-def test_a_tree_that_the_service_does_not_take_is_taken_back(live: Path, server: Server) -> None:
-    message = went_back(live, server, "valid 200: refuse this")
+def test_a_tree_that_the_service_does_not_load_is_replaced_by_the_former_one(
+    live: Path, server: Server
+) -> None:
+    message = falls_back(live, server, "valid 200: refuse this")
     assert "ended with 1: valid 200: refuse this" in message
 
 
-def test_a_tree_with_which_the_service_fails_is_taken_back(live: Path, server: Server) -> None:
-    message = went_back(live, server, "valid 503")
+def test_a_tree_with_which_the_service_fails_is_replaced_by_the_former_one(
+    live: Path, server: Server
+) -> None:
+    message = falls_back(live, server, "valid 503")
     url = server.probe()["url"]
     assert f"{url} (Host: www.example.org): status 200 before, status 503 after" in message
 
 
-def test_a_tree_with_which_the_service_is_silent_is_taken_back(live: Path, server: Server) -> None:
-    assert "status 200 before, no answer after" in went_back(live, server, "valid 0")
+def test_a_tree_with_which_the_service_is_silent_is_replaced_by_the_former_one(
+    live: Path, server: Server
+) -> None:
+    assert "status 200 before, no answer after" in falls_back(live, server, "valid 0")
 
 
-def test_a_failed_way_back_is_told(live: Path, server: Server) -> None:
+def test_a_former_tree_that_does_not_work_either_is_reported(live: Path, server: Server) -> None:
     put(live, main="valid 1")
     before = live.resolve()
     result = put(live, service={"apply": "/no/such/program --reload"}, main="valid 2")
@@ -310,7 +316,7 @@ def test_without_a_previous_tree_there_is_none_again(live: Path, server: Server)
     assert (live.parent / "etc.versions" / "rejected" / "main.conf").read_text() == "valid 503"
 
 
-def test_a_tree_that_did_not_change_is_not_taken_back(live: Path, server: Server) -> None:
+def test_a_tree_that_did_not_change_stays(live: Path, server: Server) -> None:
     put(live, main="valid 503")
     before = live.resolve()
     result = put(live, service=server.service | {"force_apply": True}, main="valid 503")
@@ -336,7 +342,7 @@ def test_what_was_not_checked_is_checked_by_the_next_run(live: Path, server: Ser
 
 
 @pytest.mark.parametrize("text", ["valid 503", "valid 500"])  # the same again, another one
-def test_what_was_not_checked_and_fails_is_taken_back(
+def test_what_was_not_checked_and_fails_is_replaced_by_the_former_tree(
     live: Path, server: Server, text: str
 ) -> None:
     before = killed_before_the_check(live, server, "valid 503")
@@ -346,7 +352,7 @@ def test_what_was_not_checked_and_fails_is_taken_back(
     assert not (before.parent / "unchecked").is_symlink()
 
 
-def test_what_else_was_done_is_taken_back_too(live: Path, server: Server) -> None:
+def test_what_else_was_done_is_undone_too(live: Path, server: Server) -> None:
     put(live, service=server.service, main="valid 200;")
     service = server.service | {"undo": f"sh -c 'echo -n undone >> {server.journal}'"}
     assert put(live, service=service, main="valid 503")["failed"]
@@ -395,7 +401,7 @@ def test_a_service_that_moves_to_another_port_must_answer_there(live: Path, serv
     assert "is live again and answers as before" in result["msg"]
 
 
-def test_only_this_host_is_asked(live: Path, server: Server) -> None:
+def test_only_this_host_is_probed(live: Path, server: Server) -> None:
     probe = {"url": "http://192.0.2.1/"}
     assert "http://192.0.2.1/" in put(live, service={"probe": [probe]}, main="valid")["msg"]
     assert not live.exists()

@@ -120,7 +120,7 @@ def test_the_lock_of_a_run_that_was_killed_is_taken_over(
     if reaped:
         holder.wait()
     status, output = run(lock, "-v")
-    assert status == 0 and "had left it behind" in output, output
+    assert status == 0 and "It took it over from" in output, output
     assert not lock.is_symlink()
 
 

@@ -112,7 +112,8 @@ def shop(tmp_path: Path) -> Deployment:
 class Site:
     """A web server that logs, and answers what it is told; it keeps what it was asked."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, directory: Path) -> None:
+        log = directory / "error_log"
         self.status = 200
         self.asked: list[tuple[str, str]] = []
         site = self
@@ -130,12 +131,23 @@ class Site:
 
         log.write_text("from before\n")
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.options: dict[str, Any] = {"port": self.server.server_port, "error_log": str(log)}
+        self.config = directory / "httpd.conf"
+        self.mount("/")
+        self.options: dict[str, Any] = {"config": str(self.config), "error_log": str(log)}
+
+    def mount(self, url: str, port: Optional[int] = None, more: str = "") -> None:
+        """Configure that the application is at this URL."""
+        program = self.config.parent / "htdocs" / "app.fcgi"
+        slash = "/" if url.endswith("/") else ""
+        self.config.write_text(
+            f"<VirtualHost *:{port or self.server.server_port}>\n"
+            f'Alias {url} "{program}{slash}"\n{more}\n</VirtualHost>\n'
+        )
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "error_log")
+    site = Site(tmp_path)
     with site.server as server:
         threading.Thread(target=server.serve_forever, args=[0.01]).start()
         yield site
@@ -234,7 +246,7 @@ def test_nothing_that_a_trial_started_is_left(shop: Deployment, tmp_path: Path) 
         assert state.read_text().rpartition(") ")[2][0] == "Z"
 
 
-def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, tmp_path: Path) -> None:
+def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, site: Site, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     tells = (
         "import json, os\n"
@@ -246,13 +258,9 @@ def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, tmp_path: Path) -> Non
         "    start_response('303 See Other', [('Location', '/login')])\n"
         "    return []\n"
     )
+    site.mount("/shop", more='FcgidInitialEnv THREADS "4"')
     result = shop.release(
-        "a",
-        tells,
-        mount="/shop",
-        health="/healthz?deep=1",
-        host="www.example.org",
-        environment={"THREADS": 4},
+        "a", tells, health_path="/healthz?deep=1", host="www.example.org", **site.options
     )
     assert result["changed"]
     request, environment, directory = json.loads(seen.read_text())
@@ -271,8 +279,9 @@ def test_a_trial_is_what_mod_fcgid_does(shop: Deployment, tmp_path: Path) -> Non
     assert directory == str(shop.link.parent)
 
 
-def test_the_site_is_asked_for_the_same(shop: Deployment, site: Site) -> None:
-    shop.options.update(site.options, mount="/shop", health="/healthz", host="www.example.org")
+def test_the_site_gets_the_same_request(shop: Deployment, site: Site) -> None:
+    site.mount("/shop")
+    shop.options.update(site.options, health_path="/healthz", host="www.example.org")
     assert shop.release("a")["changed"]
     assert site.asked == [("www.example.org", "/shop/healthz")]
 
@@ -289,13 +298,26 @@ def test_when_the_site_fails_the_one_before_is_live_again(shop: Deployment, site
     assert not shop.put("a")["changed"]
 
 
-def test_when_the_site_fails_at_the_first_release_there_is_no_link(shop: Deployment) -> None:
+def test_when_the_site_fails_at_the_first_release_there_is_no_link(
+    shop: Deployment, site: Site
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        message = shop.release("a", port=closed.getsockname()[1])["msg"]
+        site.mount("/", port=closed.getsockname()[1])
+        message = shop.release("a", **site.options)["msg"]
     assert "was put live and does not work, so none is live: no answer to http://" in message
     assert "Connection refused" in message
     assert not shop.link.is_symlink()
+
+
+def test_without_a_configuration_of_httpd_there_is_a_trial_alone(
+    shop: Deployment, site: Site
+) -> None:
+    shop.options.update(site.options)
+    assert shop.release("a", config=str(site.config.parent / "missing"))["changed"]
+    site.config.write_text("FcgidInitialEnv A b")
+    assert shop.release("b")["changed"]
+    assert site.asked == []
 
 
 def test_what_another_application_had_live_there_is_put_back(shop: Deployment, site: Site) -> None:
@@ -306,12 +328,12 @@ def test_what_another_application_had_live_there_is_put_back(shop: Deployment, s
     assert shop.link.readlink() == other
 
 
-def test_a_run_that_was_killed_before_the_check_is_made_up_for(
+def test_a_run_that_was_killed_before_the_check_is_completed_by_the_next(
     shop: Deployment, site: Site
 ) -> None:
     shop.options.update(site.options)
     shop.release("a")
-    (shop.releases / "a" / ".live").unlink()
+    (shop.releases / "a" / ".checked").unlink()
     assert outcome(shop.put("a")) == (True, "a", "a")
     assert len(site.asked) == 2
     assert not shop.put("a")["changed"]
@@ -349,7 +371,7 @@ def test_an_unknown_release_is_answered_with_those_that_are_there(shop: Deployme
     shop.release("a")
     shop.release("b")
     (shop.releases / "half-built").mkdir()
-    assert shop.put("x")["msg"].endswith("the one used last first: b (live), a.")
+    assert shop.put("x")["msg"].endswith("the last used first: b (live), a.")
 
 
 def test_as_many_as_asked_for_are_kept_those_used_last(shop: Deployment) -> None:
@@ -417,7 +439,9 @@ if key != "works":
 """
 
 
-def test_a_secret_that_does_not_work_is_put_back_and_not_told(shop: Deployment) -> None:
+def test_a_secret_that_does_not_work_is_replaced_by_the_former_one_and_not_shown(
+    shop: Deployment,
+) -> None:
     shop.release("a", READS + WORKS, secrets={"key": "works"})
     inode = shop.inode
     result = shop.put("a", secrets={"key": "sesame\n", "more": "more"})
@@ -436,7 +460,9 @@ def test_the_secrets_of_a_release_that_is_refused_go_with_it(shop: Deployment) -
     assert not shop.secrets.exists()
 
 
-def test_a_run_that_was_killed_after_it_wrote_secrets_is_made_up_for(shop: Deployment) -> None:
+def test_a_run_that_was_killed_after_it_wrote_secrets_is_completed_by_the_next(
+    shop: Deployment,
+) -> None:
     shop.release("a", secrets={"key": "old"})
     inode = shop.inode
     (shop.secrets / "key").unlink()
@@ -453,14 +479,14 @@ def test_check_mode_changes_nothing_and_says_what_would(shop: Deployment, site: 
     shop.add("a")
     assert outcome(shop.put("a", secrets={"key": "new"})) == (True, "a", "")
     assert not shop.link.is_symlink() and not shop.secrets.exists()
-    shop.put("a", _ansible_check_mode=False, port=None)
+    shop.put("a", _ansible_check_mode=False, config=None)
     assert outcome(shop.put("a")) == (False, "a", "a")
     shop.release("b", RAISES)
     assert outcome(shop.put("b", keep=1)) == (True, "b", "a")
     assert (shop.live, shop.built(), site.asked) == ("a", {"a", "b"}, [])
 
 
-def test_an_inode_never_comes_again(shop: Deployment) -> None:
+def test_an_inode_is_never_used_again(shop: Deployment) -> None:
     """A worker of before, which holds an old secret, is never taken for one of now."""
     shop.release("one", secrets={"token": "0"})
     inodes = {shop.inode}
@@ -476,7 +502,7 @@ def test_after_a_kill_before_the_check_the_last_good_release_comes_back(
     shop.options.update(site.options)
     shop.release("one")
     shop.release("two")
-    (shop.program("two").parent / ".live").unlink()
+    (shop.program("two").parent / ".checked").unlink()
     site.status = 503
     assert "so one is live again" in shop.put("two")["msg"]
     assert shop.live == "one"
@@ -496,12 +522,12 @@ def test_a_file_of_someone_else_is_left_alone(shop: Deployment) -> None:
     assert shop.link.read_text() == "precious"
 
 
-def test_a_rollback_asks_for_what_the_release_was_checked_with(shop: Deployment) -> None:
+def test_a_rollback_requests_what_the_release_was_checked_with(shop: Deployment) -> None:
     for name, path in (("one", "/old"), ("two", "/new")):
         code = WORKS.replace(
             '"200 OK"', f'"200 OK" if environ["PATH_INFO"] == "{path}" else "404 No"'
         )
-        assert shop.release(name, code, health=path)["changed"]
+        assert shop.release(name, code, health_path=path)["changed"]
     assert shop.put()["release"] == "one"
 
 

@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleLookupError
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader, lookup_loader
-
-init_plugin_loader([str(Path(__file__).parents[2] / ".collections")])
+from ansible_collections.fcgid.stack.plugins.lookup.tree_digest import LookupModule
 
 
 def digest(*paths: Path) -> str:
-    lookup = lookup_loader.get("fcgid.stack.tree_digest", loader=DataLoader())
-    (value,) = lookup.run([str(path) for path in paths])
-    return str(value)
+    (value,) = LookupModule(loader=DataLoader()).run([str(path) for path in paths])
+    return value
 
 
 @pytest.fixture
