@@ -248,7 +248,7 @@ def test_an_interrupted_reload_is_made_up_for_by_the_next_run(host: Host) -> Non
 @pytest.mark.usefixtures("serving", "unchanged")
 def test_an_application_for_an_unknown_vhost_is_refused() -> None:
     message = refusal(fcgi_app_list=[application(vhost="nowhere")])
-    assert "belongs to the virtual host nowhere: add that to httpd_vhosts" in message
+    assert "belongs to the virtual host nowhere: add nowhere to httpd_vhosts" in message
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
