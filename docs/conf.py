@@ -1,6 +1,8 @@
 """Settings of the documentation site: make docs builds it into build/site."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,3 +25,18 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sphinx = False
+
+
+def leave_out_empty_links(app: Any, page: str, source: list[str]) -> None:
+    """Remove the empty link to the repository: galaxy.yml has no address of it yet."""
+    source[0] = re.sub(
+        r'^\.\. ansible-links::\n\n  - title: "[^"]*"\n    url: ""\n    external: true\n',
+        "",
+        source[0],
+        flags=re.MULTILINE,
+    )
+
+
+def setup(app: Any) -> None:
+    """Connect the function above to Sphinx."""
+    app.connect("source-read", leave_out_empty_links)
