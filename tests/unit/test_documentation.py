@@ -18,7 +18,7 @@ PAGES = [
     if path.name != "CHANGELOG.md"
     and not {"build", "inventory"} & set(path.relative_to(ROOT).parts)
 ]
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```([\w{}]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|<(https?://[^>]+)>")
 
 
