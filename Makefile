@@ -8,7 +8,6 @@
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-ROLES := roles/mod_fcgid roles/httpd roles/fcgi_app roles/balancer roles/image
 SCENARIOS := $(notdir $(wildcard molecule/*))
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -44,15 +43,20 @@ test: lint unit molecule
 lint: .venv/ready
 	yamllint --strict .
 	ansible-lint
-	set -e; for role in $(ROLES); do ansible-docsmith validate --strict $$role; \
-	    ansible-docsmith generate --check --no-defaults $$role; done
+	antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
+	antsibull-changelog lint
 	ruff check
 	ruff format --check
 	mypy
 	shellcheck roles/*/files/*.sh .ci/run
+	@$(MAKE) --no-print-directory docs
 
+# The site, in build/site; the reference of roles and modules is generated from their argument specs.
 docs: .venv/ready
-	for role in $(ROLES); do ansible-docsmith generate --no-defaults $$role; done
+	@install -d -m 755 docs/reference/collection
+	antsibull-docs --config-file docs/antsibull-docs.cfg collection --use-current --squash-hierarchy --fail-on-error \
+	    --cleanup everything --no-add-antsibull-docs-version --dest-dir docs/reference/collection fcgid.stack
+	sphinx-build -q -W --keep-going docs build/site
 
 # System calls are counted with strace, which the hosts of molecule have.
 unit: .venv/ready
