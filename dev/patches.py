@@ -56,7 +56,7 @@ def unpack(tarball: Path, directory: Path) -> Path:
     if not match or hashlib.sha256(tarball.read_bytes()).hexdigest() != match[1]:
         sys.exit(f"{tarball}: its SHA-256 is not mod_fcgid_sha256 of {ROLE}/defaults/main.yml.")
     with tarfile.open(tarball) as archive:
-        archive.extractall(directory)
+        archive.extractall(directory, filter="data")
     return next(directory.iterdir())
 
 
@@ -71,7 +71,7 @@ def main() -> None:
             if patch.with_suffix("").is_dir():
                 shutil.copytree(patch.with_suffix(""), tree / "modules/fcgid", dirs_exist_ok=True)
             run(tree, "patch", "-p1", "--fuzz=0", "--no-backup-if-mismatch", f"--input={patch}")
-            commit(tree, patch.read_text().partition("\n--- ")[0])
+            commit(tree, patch.read_text().partition("\n---\n")[0])
             compile_module(tree)
             print(git(tree, "show", "--function-context", "--format=%B"))
 
