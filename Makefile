@@ -4,7 +4,7 @@
 # make image    the same as a container image
 # make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, down, uninstall, lint, unit, molecule, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, down, uninstall, lint, unit, molecule, patches, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -12,7 +12,7 @@ SCENARIOS := $(notdir $(wildcard molecule/*))
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy fleet image swarm rollback verify down uninstall test test-changed lint unit molecule bench scale docs lock
+.PHONY: deploy fleet image swarm rollback verify down uninstall test test-changed lint unit molecule patches bench scale docs lock
 
 deploy: .venv/ready
 	ansible-playbook -i $(INVENTORY) dev/up.yml playbooks/deploy.yml
@@ -84,6 +84,10 @@ molecule-%: .venv/ready
 	@begun=$$(date +%s); \
 	    molecule test --scenario-name $* >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
 	    status=$$?; cat build/molecule/$*.*; echo "$*: $$(($$(date +%s) - begun)) s"; exit $$status
+
+# The patches of mod_fcgid for review: each compiled, and printed with the functions that it changes.
+patches:
+	@dev/patches.py
 
 bench: .venv/ready
 	ansible-playbook -i dev/bench/hosts.yml dev/up.yml dev/bench.yml

@@ -3,7 +3,7 @@
 
     changed_scenarios.py [BASE]
 
-The change is what differs from the commit BASE (default: HEAD), files that git does not know included.
+The change is what differs from the commit BASE (default: HEAD), untracked files included.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 
-# The first pattern that a path matches says what it touches; what none matches touches every scenario.
+# The first pattern that a path matches says what it touches. No match: see ALL.
 TOUCHES = {
     "molecule/*/*": [],  # the scenario itself, see below
     "app/fcgiserve/*": ["fcgiserve", "default", "releases"],

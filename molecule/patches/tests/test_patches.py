@@ -226,7 +226,7 @@ def test_the_process_table_can_be_read_by_programs(host: Host) -> None:
     assert len(rows) == counts["FcgidProcesses"]
 
 
-# --- resend-unread ------------------------------------------------------------------
+# --- request-queue: sending again ---------------------------------------------------
 
 
 @pytest.mark.parametrize(("path", "program"), [("/healthz", "app.fcgi"), ("/x.fcgi", "x.fcgi")])
