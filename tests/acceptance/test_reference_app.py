@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import DEFAULTS, Deployment, Response, eventually
+from deployment import DEFAULTS, Deployment, Response
+from poll import eventually
 
 GREETING = re.compile(rb"Hello world!<br>\r\nRequest number (\d+)\.")
 VHOST = "localhostfcgi"
