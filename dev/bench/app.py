@@ -1,4 +1,4 @@
-"""The WSGI application that every Python subject of the bench serves; app.c is its twin in C.
+"""The WSGI application that every Python target of the bench serves; app.c is its twin in C.
 
 /hello    a greeting
 /work     the greeting after 10 ms of sleep, as if a database had been asked

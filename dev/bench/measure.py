@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Measures every subject of a plan and writes what came out as JSON; report.py makes it readable.
+"""Measures every target of a plan and writes what came out as JSON; report.py makes it readable.
 
-Runs in the bench's container, where wrk and the servers are. The subjects take turns within each
+Runs in the bench's container, where wrk and the servers are. The targets take turns within each
 load, in another order each round, so that whatever else the machine does meets all of them. One
-subject is under load at a time, on the loopback address. `--longest` says how long it can take.
+target is under load at a time, on the loopback address. `--longest` says how long it can take.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Json = dict[str, Any]
 
 
 class Load(NamedTuple):
-    """What is asked of a subject: `clients` connections, each with one request at a time."""
+    """What is asked of a target: `clients` connections, each with one request at a time."""
 
     name: str
     title: str
@@ -83,7 +83,7 @@ class Settings(NamedTuple):
 
     rounds: int = 5
     seconds: int = 4
-    first: int = 2  # before anything is measured, so that a subject has all its workers
+    first: int = 2  # before anything is measured, so that a target has all its workers
     warm_up: int = 1  # before each measurement, discarded
     settle: float = 0.5  # then, so that the requests it left unanswered are no longer in the way
     bursts: int = 3  # in one round
@@ -95,13 +95,13 @@ SMOKE = Settings(rounds=1, seconds=1, first=0, warm_up=0, settle=0.0, bursts=1, 
 
 
 class Failed(Exception):
-    """A subject cannot be measured; the message says why."""
+    """A target cannot be measured; the message says why."""
 
 
 def main() -> int:
     """Measure as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plan", type=Path, help="JSON: the subjects and their ports")
+    parser.add_argument("plan", type=Path, help="JSON: the targets and their ports")
     parser.add_argument("result", type=Path, help="JSON to write, after each round")
     parser.add_argument("--rounds", type=int, default=Settings().rounds)
     parser.add_argument("--seconds", type=int, default=Settings().seconds, help="for each load")
@@ -109,73 +109,73 @@ def main() -> int:
     parser.add_argument("--longest", action="store_true", help="print the most seconds it takes")
     options = parser.parse_args()
     settings = SMOKE if options.smoke else Settings(options.rounds, options.seconds)
-    subjects: list[Json] = json.loads(options.plan.read_text())
+    targets: list[Json] = json.loads(options.plan.read_text())
     if options.longest:
-        print(longest(len(subjects), settings))
+        print(longest(len(targets), settings))
         return 0
     try:
-        cells = measure(subjects, settings, options.result)
+        samples = measure(targets, settings, options.result)
     except Failed as error:
         print(f"measure: {error}", file=sys.stderr)
         return 1
-    wrong = [cell for cell in cells if any(cell["errors"].values())]
-    for cell in wrong:
-        print(f"measure: {cell['subject']}, {cell['load']}: {cell['errors']}", file=sys.stderr)
+    wrong = [sample for sample in samples if any(sample["errors"].values())]
+    for sample in wrong:
+        print(f"measure: {sample['target']}, {sample['load']}: {sample['errors']}", file=sys.stderr)
     return 1 if wrong and options.smoke else 0
 
 
-def longest(subjects: int, settings: Settings) -> int:
-    """Return the most seconds that measuring so many subjects can take."""
+def longest(targets: int, settings: Settings) -> int:
+    """Return the most seconds that measuring so many targets can take."""
     prepare = START + len(LOADS) * PATIENCE + 2 * (settings.first + GRACE)
     warm_up = settings.warm_up + settings.settle
     load = warm_up + settings.seconds + 2 * GRACE
     bursts = warm_up + GRACE + settings.bursts * (settings.idle + PATIENCE)
-    return math.ceil(subjects * (prepare + settings.rounds * (len(LOADS) * load + bursts)))
+    return math.ceil(targets * (prepare + settings.rounds * (len(LOADS) * load + bursts)))
 
 
-def measure(subjects: list[Json], settings: Settings, path: Path) -> list[Json]:
-    """Measure all subjects, write the result to `path`, and return its cells."""
-    cells: list[Json] = []
+def measure(targets: list[Json], settings: Settings, path: Path) -> list[Json]:
+    """Measure all targets, write the result to `path`, and return its samples."""
+    samples: list[Json] = []
     result: Json = {
         "begun": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "settings": settings._asdict(),
         "machine": machine(),
         "software": software(),
-        "modules": {name: module(name) for name in ("ours", "pristine")},
+        "modules": {name: module(name) for name in ("patched", "pristine")},
         "loads": [load._asdict() for load in (*LOADS, BURST)],
-        "subjects": [{**subject, "headers": prepare(subject, settings)} for subject in subjects],
-        "cells": cells,
+        "targets": [{**target, "headers": prepare(target, settings)} for target in targets],
+        "samples": samples,
     }
     for number in range(settings.rounds):
-        first = number * len(subjects) // settings.rounds
+        first = number * len(targets) // settings.rounds
         for load in (*LOADS, BURST):
-            for subject in subjects[first:] + subjects[:first]:
-                if load.name in left_out(subject):
+            for target in targets[first:] + targets[:first]:
+                if load.name in left_out(target):
                     continue
-                for found in measure_one(subject, load, settings):
-                    cell = {"round": number, "load": load.name, "subject": subject["name"], **found}
-                    cells.append(cell)
-                    print(*cell.values(), flush=True)
+                for found in measure_one(target, load, settings):
+                    sample = {"round": number, "load": load.name, "target": target["name"], **found}
+                    samples.append(sample)
+                    print(*sample.values(), flush=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
-    return cells
+    return samples
 
 
-def left_out(subject: Json) -> dict[str, str]:
-    """Return the loads that make no sense for a subject, each with the reason."""
-    reasons: dict[str, str] = subject.get("left_out", {})
+def left_out(target: Json) -> dict[str, str]:
+    """Return the loads that make no sense for a target, each with the reason."""
+    reasons: dict[str, str] = target.get("left_out", {})
     return reasons
 
 
-def measure_one(subject: Json, load: Load, settings: Settings) -> list[Json]:
-    """Return what one load of one subject gave in one round."""
-    port = subject["ports"][str(load.workers)]
+def measure_one(target: Json, load: Load, settings: Settings) -> list[Json]:
+    """Return what one load of one target gave in one round."""
+    port = target["ports"][str(load.workers)]
     if settings.warm_up:
         wrk(port, load, settings.warm_up)
         time.sleep(settings.settle)
     if load is not BURST:
-        before = stolen()
+        before = steal()
         found = wrk(port, load, settings.seconds)
-        return [{**found, "stolen_ms": stolen() - before}]
+        return [{**found, "steal_ms": steal() - before}]
     bursts = []
     for _ in range(settings.bursts):
         time.sleep(settings.idle)
@@ -183,14 +183,14 @@ def measure_one(subject: Json, load: Load, settings: Settings) -> list[Json]:
     return bursts
 
 
-def prepare(subject: Json, settings: Settings) -> dict[str, str]:
-    """Check a subject's answers, have it start its workers, and return a greeting's headers."""
+def prepare(target: Json, settings: Settings) -> dict[str, str]:
+    """Check a target's answers, have it start its workers, and return a greeting's headers."""
     headers: dict[str, str] = {}
     deadline = time.monotonic() + START
     for load in LOADS:
-        if load.name in left_out(subject):
+        if load.name in left_out(target):
             continue
-        port = subject["ports"][str(load.workers)]
+        port = target["ports"][str(load.workers)]
         while True:
             try:
                 status, headers_of_this, body = ask(port, load)
@@ -198,12 +198,12 @@ def prepare(subject: Json, settings: Settings) -> dict[str, str]:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise Failed(
-                        f"{subject['name']} does not answer on port {port}: {error}"
+                        f"{target['name']} does not answer on port {port}: {error}"
                     ) from error
                 time.sleep(0.2)
         expected = {"/big": BIG, "/upload": b"%d\n" % UPLOAD}.get(load.path, HELLO)
         if (status, body) != (200, expected):
-            raise Failed(f"{subject['name']} answers {load.path} with {status} and {body[:80]!r}")
+            raise Failed(f"{target['name']} answers {load.path} with {status} and {body[:80]!r}")
         if load.path == "/hello":
             headers = headers_of_this
         if settings.first and load.name in ("hello-16", "work"):
@@ -288,7 +288,7 @@ async def exchange(port: int) -> bytes:
         writer.close()
 
 
-def stolen() -> int:
+def steal() -> int:
     """Return for how many ms in all other guests had this machine's cores: "steal" of proc(5)."""
     steal = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
     return steal * 1000 // os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Makes tables (Markdown) and plots (SVG) of what measure.py found.
 
-A number is the median over the rounds. A ratio is taken within each round, where both subjects met
+A number is the median over the rounds. A ratio is taken within each round, where both targets met
 the same machine, and is the median of those. Only the plots need matplotlib.
 """
 
@@ -22,7 +22,7 @@ COMPARED = ("fcgid-python", "fcgid-c")
 # The loads that differ only in the number of clients.
 SMALL = "hello-"
 
-# The field that tells how fast a subject is; of a burst, how long it takes.
+# The field that tells how fast a target is; of a burst, how long it takes.
 SPEED = "requests_per_s"
 P99 = "p99_ms"
 BURST = "burst"
@@ -45,35 +45,35 @@ def main() -> int:
 # --- Arithmetic ----------------------------------------------------------------------------------
 
 
-def by_round(result: Json, subject: str, load: str, field: str) -> dict[int, float]:
+def by_round(result: Json, target: str, load: str, field: str) -> dict[int, float]:
     """Return what was measured in each round; of several bursts in one round, the median."""
     rounds: dict[int, list[float]] = {}
-    for cell in result["cells"]:
-        if (cell["subject"], cell["load"]) == (subject, load):
-            rounds.setdefault(cell["round"], []).append(cell[field])
+    for sample in result["samples"]:
+        if (sample["target"], sample["load"]) == (target, load):
+            rounds.setdefault(sample["round"], []).append(sample[field])
     return {number: median(found) for number, found in rounds.items()}
 
 
-def middle(result: Json, subject: str, load: str, field: str) -> Optional[float]:
+def middle(result: Json, target: str, load: str, field: str) -> Optional[float]:
     """Return the median over the rounds, or None where nothing was measured."""
-    found = by_round(result, subject, load, field)
+    found = by_round(result, target, load, field)
     return median(found.values()) if found else None
 
 
-def ratio(result: Json, subject: str, other: str, load: str, field: str) -> Optional[float]:
-    """Return the median over the rounds of `subject` by `other`, or None without both of them."""
-    ours = by_round(result, subject, load, field)
-    theirs = by_round(result, other, load, field)
-    found = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
+def ratio(result: Json, target: str, other: str, load: str, field: str) -> Optional[float]:
+    """Return the median over the rounds of `target` by `other`, or None without both of them."""
+    values = by_round(result, target, load, field)
+    others = by_round(result, other, load, field)
+    found = [values[number] / others[number] for number in values if others.get(number)]
     return median(found) if found else None
 
 
-def failures(result: Json, subject: str, load: str) -> dict[str, int]:
+def failures(result: Json, target: str, load: str) -> dict[str, int]:
     """Return how many requests failed in all rounds together, for each kind of failure seen."""
     kinds: dict[str, int] = {}
-    for cell in result["cells"]:
-        if (cell["subject"], cell["load"]) == (subject, load):
-            for kind, count in cell["errors"].items():
+    for sample in result["samples"]:
+        if (sample["target"], sample["load"]) == (target, load):
+            for kind, count in sample["errors"].items():
                 if count:
                     kinds[kind] = kinds.get(kind, 0) + count
     return kinds
@@ -84,14 +84,14 @@ def failures(result: Json, subject: str, load: str) -> dict[str, int]:
 
 def markdown(result: Json) -> str:
     """Return the whole report."""
-    subjects = [subject["name"] for subject in result["subjects"]]
+    targets = [target["name"] for target in result["targets"]]
     loads = [load["name"] for load in result["loads"] if load["name"] != BURST]
     parts = [
         "# Benchmark\n\nMade by `make bench`. The raw numbers: [benchmark.json](benchmark.json).\n",
         _conditions(result),
         "![Requests a second](benchmark-requests.svg)\n\n![Latency](benchmark-latency.svg)\n\n"
         "![Other loads](benchmark-others.svg)\n",
-        "## Ratios\n\nOf requests a second: 2.00 is twice as many as the subject of the row. "
+        "## Ratios\n\nOf requests a second: 2.00 is twice as many as the target of the row. "
         "Of a burst, of the time until the last answer: 0.50 is half as long.\n",
     ]
     parts += _ratios(result, "against", {**dict.fromkeys(loads, SPEED), BURST: BURST_TIME})
@@ -119,7 +119,7 @@ def markdown(result: Json) -> str:
                 loads,
                 {
                     name: [_number(middle(result, name, load, field), digits) for load in loads]
-                    for name in subjects
+                    for name in targets
                 },
             )
         )
@@ -132,7 +132,7 @@ def markdown(result: Json) -> str:
                     _number(middle(result, name, BURST, field), 1)
                     for field in (BURST_TIME, "p50_ms", "max_ms")
                 ]
-                for name in subjects
+                for name in targets
             },
         )
     )
@@ -142,71 +142,72 @@ def markdown(result: Json) -> str:
 
 def _conditions(result: Json) -> str:
     settings, machine = result["settings"], result["machine"]
-    same = result["modules"]["ours"]["sha256"] == result["modules"]["pristine"]["sha256"]
+    same = result["modules"]["patched"]["sha256"] == result["modules"]["pristine"]["sha256"]
     lines = [
         f"{result['begun']}; {machine['cores']} cores, {machine['processor']}, "
         f"Linux {machine['kernel']}. The load generator shares the cores with the servers.",
-        f"{settings['rounds']} rounds of {settings['seconds']} s for each load and subject after "
+        f"{settings['rounds']} rounds of {settings['seconds']} s for each load and target after "
         f"{settings['warm_up']} s of warm-up and {settings['settle']:g} s to answer what it left; "
         f"{settings['bursts']} bursts a round, each after {settings['idle']:g} s of idleness.",
-        _stolen(result),
+        _steal(result),
     ]
     if same:
         lines.append(
             "**In this run the mod_fcgid of this collection was the released one, unpatched.**"
         )
-    subjects = [f"| `{subject['name']}` | {subject['title']} |" for subject in result["subjects"]]
+    targets = [f"| `{target['name']}` | {target['title']} |" for target in result["targets"]]
     loads = [f"| `{load['name']}` | {load['title']} |" for load in result["loads"]]
     software = ", ".join(f"{name} {version}" for name, version in result["software"].items())
-    tables = ["| Subject | |", "|---|---|", *subjects, "", "| Load | |", "|---|---|", *loads]
+    tables = ["| Target | |", "|---|---|", *targets, "", "| Load | |", "|---|---|", *loads]
     return "\n".join(["\n\n".join(lines), "", *tables, "", f"Versions: {software}.", ""])
 
 
-def _stolen(result: Json) -> str:
+def _steal(result: Json) -> str:
     """Return how much of the cores' time went to other guests, and in which run most of it."""
-    runs = [cell for cell in result["cells"] if cell["load"] != BURST]
-    most = max(runs, key=lambda cell: cell["stolen_ms"])
+    runs = [sample for sample in result["samples"] if sample["load"] != BURST]
+    most = max(runs, key=lambda sample: sample["steal_ms"])
+    total = sum(sample["steal_ms"] for sample in runs)
     return (
-        f"Other guests of the host had {sum(cell['stolen_ms'] for cell in runs)} ms of the cores' "
-        f"time meanwhile, and {most['stolen_ms']} ms in the worst run: `{most['subject']}`, "
-        f"`{most['load']}`, round {most['round']}."
+        f"Other guests of the host had {total} ms of the cores' time meanwhile, and "
+        f"{most['steal_ms']} ms in the worst run: `{most['target']}`, `{most['load']}`, "
+        f"round {most['round']}."
     )
 
 
 def _ratios(result: Json, title: str, fields: dict[str, str]) -> list[str]:
     """Return the tables of what is compared; `fields` names, for each load, the one to compare."""
-    subjects = [subject["name"] for subject in result["subjects"]]
+    targets = [target["name"] for target in result["targets"]]
     return [
         _table(
-            f"{ours} {title}",
+            f"{compared} {title}",
             list(fields),
             {
                 other: [
-                    _number(ratio(result, ours, other, load, field), 2)
+                    _number(ratio(result, compared, other, load, field), 2)
                     for load, field in fields.items()
                 ]
-                for other in subjects
-                if other != ours
+                for other in targets
+                if other != compared
             },
         )
-        for ours in COMPARED
-        if ours in subjects
+        for compared in COMPARED
+        if compared in targets
     ]
 
 
 def _exceptions(result: Json) -> str:
     lines = ["## Errors, and what was left out", ""]
-    for subject in result["subjects"]:
-        name = subject["name"]
+    for target in result["targets"]:
+        name = target["name"]
         for load in result["loads"]:
             failed = failures(result, name, load["name"])
             if failed:
                 kinds = ", ".join(f"{count} {kind}" for kind, count in failed.items())
                 lines.append(f"- `{name}`, `{load['name']}`: {kinds}")
-        for load_name, reason in subject.get("left_out", {}).items():
+        for load_name, reason in target.get("left_out", {}).items():
             lines.append(f"- `{name}` without `{load_name}`: {reason}")
     if not any(
-        failures(result, s["name"], x["name"]) for s in result["subjects"] for x in result["loads"]
+        failures(result, s["name"], x["name"]) for s in result["targets"] for x in result["loads"]
     ):
         lines.append("- No request failed.")
     return "\n".join([*lines, ""])
@@ -257,25 +258,25 @@ def plot(result: Json, directory: Path) -> None:
         axes.set_title(load["title"].replace(", ", "\n"), fontsize="small")
         axes.set_xlabel("ms until the last answer" if burst else "requests a second")
         axes.set_xscale("log" if burst else "linear")
-    panels[0][0].invert_yaxis()  # shared: the first subject is on top in all of them
+    panels[0][0].invert_yaxis()  # shared: the first target is on top in all of them
     save(figure, "benchmark-others.svg")
 
 
 def _lines(axes: Any, result: Json, loads: list[Json], field: str) -> None:
-    for subject, colour in _colours(result).items():
+    for target, colour in _colours(result).items():
         found = {
             load["clients"]: list(rounds.values())
             for load in loads
-            if (rounds := by_round(result, subject, load["name"], field))
+            if (rounds := by_round(result, target, load["name"], field))
         }
         medians = [median(rounds) for rounds in found.values()]
         axes.errorbar(
             list(found),
             medians,
             yerr=_spread(list(found.values())),
-            label=subject,
+            label=target,
             color=colour,
-            linewidth=3 if subject in COMPARED else 1.2,
+            linewidth=3 if target in COMPARED else 1.2,
             marker="o",
             capsize=2,
         )
@@ -287,19 +288,19 @@ def _lines(axes: Any, result: Json, loads: list[Json], field: str) -> None:
 
 
 def _bars(axes: Any, result: Json, load: str, field: str) -> None:
-    subjects = _colours(result)
-    for row, (subject, colour) in enumerate(subjects.items()):
-        found = list(by_round(result, subject, load, field).values())
+    targets = _colours(result)
+    for row, (target, colour) in enumerate(targets.items()):
+        found = list(by_round(result, target, load, field).values())
         if found:
             axes.barh(row, median(found), xerr=_spread([found]), color=colour, capsize=2)
-    axes.set_yticks(range(len(subjects)), labels=subjects)
+    axes.set_yticks(range(len(targets)), labels=targets)
     axes.grid(axis="x", alpha=0.3)
 
 
 def _colours(result: Json) -> dict[str, str]:
     from matplotlib import pyplot
 
-    names = [subject["name"] for subject in result["subjects"]]
+    names = [target["name"] for target in result["targets"]]
     return dict(zip(names, pyplot.get_cmap("tab20").colors))
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import HTTPD, MODULE, RECORD, Deployment
+from deployment import HTTPD, MODULE, RECORD, Deployment
 from testinfra.host import Host
 
 

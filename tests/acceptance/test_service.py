@@ -1,8 +1,9 @@
 """httpd as a service: enabled, running, and back after a restart of the host."""
 
-import docker
 import pytest
-from conftest import IPC_DIR, Deployment, eventually
+from deployment import IPC_DIR, Deployment
+from engine import container_of
+from poll import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +45,8 @@ def test_a_stop_leaves_no_socket_and_no_worker_and_a_start_serves_again(
 @pytest.mark.molecule
 def test_the_service_comes_back_after_the_host_restarts(deployment: Deployment) -> None:
     (url, *_) = deployment.scripts.values()
-    client = docker.from_env()
-    try:
-        client.containers.get(deployment.host.backend.get_pytest_id().rpartition("/")[2]).restart()
-    finally:
-        client.close()
+    with container_of(deployment.host) as container:
+        container.restart()
     assert eventually(lambda: deployment.host.service("httpd").is_running)
     assert deployment.get(url).status == 200
     assert deployment.sockets(), "the sockets are those of the new process manager"

@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import IPC_DIR, USER, Deployment
+from deployment import IPC_DIR, USER, Deployment
 
 
 def test_the_socket_directory_is_the_workers_own(deployment: Deployment) -> None:
@@ -42,7 +42,7 @@ def test_every_worker_runs_as_the_web_servers_user(deployment: Deployment) -> No
     assert {worker.user for worker in deployment.workers()} == {USER}
 
 
-def test_lsof_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
+def test_lsof_shows_the_documented_rows(deployment: Deployment) -> None:
     rows = deployment.as_user("lsof -w -U").splitlines()
     for worker in deployment.workers():
         # COMMAND PID USER FD TYPE DEVICE SIZE/OFF NODE NAME
@@ -53,7 +53,7 @@ def test_lsof_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
         assert list(filter(row.fullmatch, rows)), f"no row for {worker}"
 
 
-def test_netstat_shows_the_rows_of_the_seed(deployment: Deployment) -> None:
+def test_netstat_shows_the_documented_rows(deployment: Deployment) -> None:
     rows = deployment.host.check_output("netstat -a -n").splitlines()
     sockets = deployment.sockets()
     assert sockets

@@ -9,29 +9,29 @@ import pytest
 import report
 
 
-def cell(number: int, subject: str, load: str, **fields: Any) -> dict[str, Any]:
-    return {"round": number, "subject": subject, "load": load, "errors": {"read": 0}, **fields}
+def sample(number: int, target: str, load: str, **fields: Any) -> dict[str, Any]:
+    return {"round": number, "target": target, "load": load, "errors": {"read": 0}, **fields}
 
 
 @pytest.fixture
 def result() -> dict[str, Any]:
     """Three rounds; the machine was slow in the second one."""
-    cells = [
-        cell(0, "fcgid-c", "hello-1", requests_per_s=100.0, p99_ms=1.0),
-        cell(1, "fcgid-c", "hello-1", requests_per_s=10.0, p99_ms=9.0),
-        cell(2, "fcgid-c", "hello-1", requests_per_s=120.0, p99_ms=2.0),
-        cell(0, "peer", "hello-1", requests_per_s=50.0, p99_ms=4.0),
-        cell(
-            1, "peer", "hello-1", requests_per_s=4.0, p99_ms=18.0, errors={"read": 2}, stolen_ms=70
+    samples = [
+        sample(0, "fcgid-c", "hello-1", requests_per_s=100.0, p99_ms=1.0),
+        sample(1, "fcgid-c", "hello-1", requests_per_s=10.0, p99_ms=9.0),
+        sample(2, "fcgid-c", "hello-1", requests_per_s=120.0, p99_ms=2.0),
+        sample(0, "peer", "hello-1", requests_per_s=50.0, p99_ms=4.0),
+        sample(
+            1, "peer", "hello-1", requests_per_s=4.0, p99_ms=18.0, errors={"read": 2}, steal_ms=70
         ),
-        cell(2, "peer", "hello-1", requests_per_s=120.0, p99_ms=1.0, errors={"status": 1}),
-        cell(0, "fcgid-c", "burst", last_ms=10.0),
-        cell(0, "fcgid-c", "burst", last_ms=30.0),
-        cell(0, "fcgid-c", "burst", last_ms=1000.0),
-        cell(0, "peer", "burst", last_ms=0.0),
+        sample(2, "peer", "hello-1", requests_per_s=120.0, p99_ms=1.0, errors={"status": 1}),
+        sample(0, "fcgid-c", "burst", last_ms=10.0),
+        sample(0, "fcgid-c", "burst", last_ms=30.0),
+        sample(0, "fcgid-c", "burst", last_ms=1000.0),
+        sample(0, "peer", "burst", last_ms=0.0),
     ]
-    for found in cells:
-        for field in ("p50_ms", "p99_ms", "max_ms", "stolen_ms"):
+    for found in samples:
+        for field in ("p50_ms", "p99_ms", "max_ms", "steal_ms"):
             found.setdefault(field, 1)
     return {
         "begun": "2000-01-01 00:00:00 +0000",
@@ -45,17 +45,17 @@ def result() -> dict[str, Any]:
         },
         "machine": {"cores": 2, "processor": "some processor", "kernel": "6.1"},
         "software": {"wrk": "4.1.0"},
-        "modules": {"ours": {"sha256": "a"}, "pristine": {"sha256": "b"}},
+        "modules": {"patched": {"sha256": "a"}, "pristine": {"sha256": "b"}},
         "loads": [
             {"name": "hello-1", "title": "small answer, 1 client", "clients": 1},
             {"name": "burst", "title": "64 requests at once", "clients": 64},
         ],
-        "subjects": [
+        "targets": [
             {"name": "fcgid-c", "title": "C"},
             {"name": "peer", "title": "a peer"},
             {"name": "slow", "title": "a slow one", "left_out": {"hello-1": "it is slow"}},
         ],
-        "cells": cells,
+        "samples": samples,
     }
 
 
@@ -85,7 +85,7 @@ def test_failures_of_all_rounds_are_counted_by_kind(result: dict[str, Any]) -> N
     assert report.failures(result, "fcgid-c", "hello-1") == {}
 
 
-def test_the_tables_have_a_row_for_each_subject_and_say_what_is_missing(
+def test_the_tables_have_a_row_for_each_target_and_say_what_is_missing(
     result: dict[str, Any],
 ) -> None:
     lines = report.markdown(result).splitlines()
@@ -100,7 +100,7 @@ def test_the_tables_have_a_row_for_each_subject_and_say_what_is_missing(
 
 def test_a_run_without_patches_says_so(result: dict[str, Any]) -> None:
     assert "unpatched" not in report.markdown(result)
-    result["modules"]["ours"] = result["modules"]["pristine"]
+    result["modules"]["patched"] = result["modules"]["pristine"]
     assert "unpatched" in report.markdown(result)
 
 

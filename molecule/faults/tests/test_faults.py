@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changes import CLIENTS, address_of, container, greets, note, under_load
+from engine import address_of, container_of
+from load import CLIENTS, greets, note, under_load
 from playbooks import applications, deploy, failures, refusal, start, variant
+from poll import eventually, seconds_until
 from testinfra.host import Host
 
 VHOST = {"name": "localhostfcgi"}
@@ -38,27 +40,27 @@ def main_pid(host: Host) -> int:
     return int(host.file("/run/httpd/httpd.pid").content_string)
 
 
+def is_back(host: Host) -> bool:
+    """Whether both applications answer."""
+    try:
+        return not any(greets(address_of(host), path) for path in ("/app.fcgi", "/x.fcgi"))
+    except OSError:
+        return False
+
+
 def wait_until_back(host: Host) -> float:
-    """Seconds until both applications answer."""
-    begun = time.monotonic()
-    while time.monotonic() < begun + 60:
-        with contextlib.suppress(OSError):
-            if not greets(address_of(host), "/app.fcgi") and not greets(
-                address_of(host), "/x.fcgi"
-            ):
-                break
-        time.sleep(0.1)
-    return time.monotonic() - begun
+    """How many seconds pass until both applications answer."""
+    return seconds_until(lambda: is_back(host))
 
 
 def test_a_worker_that_is_killed_takes_its_request_and_no_other(host: Host) -> None:
     rule = "the request that it had"
     with under_load(host, "a worker killed (-9) in a request", 1, rule) as load:
         load.wait_for_answer()
-        looks = (
-            [pid for pid, state in processes(host).items() if state != "Idle"] for _ in range(99)
+        busy = eventually(
+            lambda: [pid for pid, state in processes(host).items() if state != "Idle"], interval=0
         )
-        busy = next(filter(None, looks))
+        assert busy
         host.check_output(f"kill -KILL {random.choice(busy)}")
         load.wait_for_answer()
 
@@ -171,8 +173,9 @@ def test_a_container_that_was_stopped_serves_again(host: Host) -> None:
     rule = "the requests until it is back"
     with under_load(host, "container stopped and started", None, rule) as load:
         load.wait_for_answer()
-        container(host).stop(timeout=60)
-        container(host).start()
+        with container_of(host) as container:
+            container.stop(timeout=60)
+            container.start()
         assert load.address == address_of(host)
         wait_until_back(host)
         load.wait_for_answer()

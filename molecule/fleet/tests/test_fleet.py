@@ -6,12 +6,13 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import testinfra
-from changes import CLIENTS, VHOST, address_of, container, note, request, under_load
+from engine import address_of, container_of
+from load import CLIENTS, VHOST, note, request, under_load
 from playbooks import applications, deploy, refusal, variant
+from poll import seconds_until
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://fcgid-lb"]
@@ -46,14 +47,6 @@ def member(host: Host, name: str, field: str) -> str:
 
 def in_rotation(host: Host, name: str) -> bool:
     return "Ok " in member(host, name, "status")
-
-
-def seconds_until(claim: Callable[[], bool]) -> float:
-    begun = time.monotonic()
-    while not claim():
-        assert time.monotonic() < begun + 60
-        time.sleep(0.1)
-    return time.monotonic() - begun
 
 
 def test_each_host_gets_requests(host: Host) -> None:
@@ -106,7 +99,8 @@ def test_a_host_that_is_killed_takes_its_requests_and_no_other(host: Host) -> No
     rule = "the requests that it held"
     with under_load(host, "a web host killed (-9)", CLIENTS, rule) as load:
         load.wait_for_answer()
-        container(WEB["fcgid-web2"]).kill()
+        with container_of(WEB["fcgid-web2"]) as container:
+            container.kill()
         out = seconds_until(lambda: not in_rotation(host, "fcgid-web2"))
         failed = len(load.failures)
         load.wait_for_answer()
@@ -119,7 +113,8 @@ def test_a_host_that_is_killed_takes_its_requests_and_no_other(host: Host) -> No
 def test_a_host_that_comes_back_gets_requests_again(host: Host) -> None:
     before = int(member(host, "fcgid-web2", "elected"))
     with under_load(host, "it comes back"):
-        container(WEB["fcgid-web2"]).start()
+        with container_of(WEB["fcgid-web2"]) as container:
+            container.start()
         back = seconds_until(lambda: in_rotation(host, "fcgid-web2"))
         seconds_until(lambda: int(member(host, "fcgid-web2", "elected")) > before)
     note("it is in rotation after", f"{back:.1f} s")

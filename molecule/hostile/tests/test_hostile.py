@@ -10,11 +10,11 @@ import os
 import re
 import shlex
 import socket
-import time
 import zipfile
 from pathlib import Path
 
-from changes import address_of, greets
+from engine import address_of
+from load import greets
 from playbooks import (
     C_APPLICATION,
     ROOT,
@@ -25,6 +25,7 @@ from playbooks import (
     refusal,
     variant,
 )
+from poll import eventually
 from testinfra.host import Host
 
 SECRETS = "/srv/fcgi/python/secrets"
@@ -34,7 +35,7 @@ ROOTS = "the content of a file that root alone may read"
 
 def as_application(host: Host, command: str) -> str:
     """What the command prints that the workers' user runs."""
-    return host.check_output(f"runuser --user www-data -- sh -c {shlex.quote(command)}")
+    return str(host.check_output(f"runuser --user www-data -- sh -c {shlex.quote(command)}"))
 
 
 def workers(host: Host) -> dict[int, str]:
@@ -73,7 +74,7 @@ def plant(host: Host) -> None:
 
 
 def is_mended(host: Host) -> bool:
-    found = host.check_output(f"cd {SECRETS} && find . -printf '%p %u:%g %m\\n'")
+    found: str = host.check_output(f"cd {SECRETS} && find . -printf '%p %u:%g %m\\n'")
     return found == ". root:www-data 750\n./token root:www-data 440"
 
 
@@ -166,9 +167,7 @@ def test_root_ends_no_process_that_a_child_of_httpd_names_to_it(host: Host) -> N
     assert int(host.check_output(overwrite)) > 0
     assert int(victim) in workers(host)
     host.check_output(f"kill -KILL {manager}")
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not workers(host).keys().isdisjoint(known):
-        time.sleep(0.5)
+    assert eventually(lambda: workers(host).keys().isdisjoint(known), 60)
     assert greets(address_of(host), "/app.fcgi") == ""
     assert host.check_output("systemctl is-active victim; systemctl stop victim") == "active"
     left = host.run(f"ps -o args= -p {','.join(map(str, known))}").stdout

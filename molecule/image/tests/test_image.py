@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import docker
-import pytest
 from playbooks import refusal, run
+from poll import eventually
 from testinfra.host import Host
 
 NAME = "fcgid-stack/image-test"
@@ -35,11 +34,12 @@ STRICT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    client = docker.from_env()
-    yield client
-    client.close()
+def is_healthy(url: str) -> bool:
+    try:
+        get(f"{url}/healthz")
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -49,11 +49,7 @@ def running(engine: Any, **options: Any) -> Iterator[tuple[Any, str]]:
     try:
         container.reload()
         url = f"http://{container.attrs['NetworkSettings']['IPAddress']}:8080"
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{url}/healthz", timeout=60).close()
-                break
-            time.sleep(0.1)
+        assert eventually(lambda: is_healthy(url), interval=0.1), container.logs().decode()
         yield container, url
     finally:
         container.remove(force=True)
@@ -181,15 +177,6 @@ def test_busy_is_not_dead(engine: Any) -> None:
             assert health(container)["FailingStreak"] == 0
             time.sleep(0.2)
         assert [answer.result() for answer in slow] == [b"slept 6000 ms\n"] * 8
-
-
-def eventually(claim: Any, seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if claim():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_a_stop_answers_what_is_in_flight(engine: Any) -> None:

@@ -69,7 +69,8 @@ def name(pid: int) -> str:
 def httpd() -> tuple[list[int], list[int]]:
     """The httpd children, and the workers: the children of httpd's single-threaded child."""
     parent = int(Path("/run/httpd/httpd.pid").read_text())
-    threaded, managers = [], []
+    threaded: list[int] = []
+    managers: list[int] = []
     for child in children(parent):
         try:
             several = len(os.listdir(f"/proc/{child}/task")) > 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from playbooks import deploy
+from poll import eventually
 from testinfra.host import Host
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +35,7 @@ def together(host: Host, *paths: str) -> list[dict[str, Any]]:
 
 
 def curl(host: Host, options: str, path: str = "/") -> str:
-    return host.check_output(f"curl --silent --max-time 60 {options} 'http://127.0.0.1{path}'")
+    return str(host.check_output(f"curl --silent --max-time 60 {options} 'http://127.0.0.1{path}'"))
 
 
 def httpd_children(host: Host) -> list[int]:
@@ -117,11 +118,8 @@ def test_a_reload_lets_a_request_finish_and_holds_nobody_up(host: Host) -> None:
         assert [answer["status"] for answer in quick] == [200] * 5
         assert [answer["status"] for answer in slow.result()] == [200]
     # And the process manager of that request ends with it, with its workers and its sockets.
-    until = time.monotonic() + 30
-    while before in managers(host) and time.monotonic() < until:
-        time.sleep(0.5)
-    (after,) = managers(host)
-    assert after != before
+    assert eventually(lambda: before not in managers(host))
+    assert len(managers(host)) == 1
     assert f"/{before}." not in host.check_output("find /var/run/fcgidsock/ -type s")
 
 
@@ -254,11 +252,8 @@ def test_the_workers_of_a_replaced_program_end_and_the_new_ones_are_there_unaske
     assert before
     live = host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi")
     host.check_output(f"cp {live} {live}.new && mv {live}.new {live}")
-    until = time.monotonic() + 30
-    while (before & processes(host, program)) and time.monotonic() < until:
-        time.sleep(0.5)
-    after = processes(host, program)
-    assert after and after.isdisjoint(before)
+    assert eventually(lambda: before.isdisjoint(processes(host, program)))
+    assert processes(host, program)
 
 
 def test_the_workers_of_a_replaced_wrapper_stay(host: Host) -> None:

@@ -23,7 +23,7 @@ TARBALL = "mod_fcgid-2.3.9.tar.gz"
 
 def traces(host: Host) -> str:
     """All that a deployment may leave on a host."""
-    return host.check_output(
+    found: str = host.check_output(
         "dpkg-query --show; getent passwd; ls -d /srv/fcgi /var/lib/mod_fcgid /etc/httpd* "
         "/usr/lib/httpd /usr/local/sbin/httpd /var/www /var/log/httpd 2>&1; "
         "ls -lR /etc/systemd/system /etc/logrotate.d; "
@@ -31,6 +31,7 @@ def traces(host: Host) -> str:
         "-exec sha256sum {} + 2>&1; "
         "systemctl show --property MainPID httpd"
     )
+    return found
 
 
 @pytest.fixture

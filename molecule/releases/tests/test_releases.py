@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from changes import note, request, under_load
+from load import note, request, under_load
 from playbooks import applications, deploy, refusal, run, start, variant
+from poll import eventually, seconds_until
 from testinfra.host import Host
 
 APP = "/srv/fcgi/python"
@@ -26,21 +27,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def live(host: Host) -> str:
     """Name of the release that the link names."""
-    return host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi").split("/")[-2]
+    script: str = host.check_output("readlink /var/www/htdocs/localhostfcgi/app.fcgi")
+    return script.split("/")[-2]
 
 
 def workers(host: Host, release: str) -> list[str]:
     """Process ids of the workers of a release."""
-    return host.run(f"pgrep --full '^{APP}/releases/{release}/'").stdout.split()
+    found: str = host.run(f"pgrep --full '^{APP}/releases/{release}/'").stdout
+    return found.split()
 
 
 def wait_until_gone(host: Host, release: str) -> float:
-    """Seconds until a release has no worker any more."""
-    begun = time.monotonic()
-    while workers(host, release) and time.monotonic() < begun + 60:
-        time.sleep(0.2)
-    assert not workers(host, release)
-    return time.monotonic() - begun
+    """How many seconds pass until a release has no worker any more."""
+    return seconds_until(lambda: not workers(host, release))
 
 
 def serving(address: str) -> str:
@@ -52,7 +51,7 @@ def serving(address: str) -> str:
 
 def generation(host: Host) -> str:
     """Changes with every start and every reload of httpd."""
-    return host.check_output("stat --format '%z' /run/httpd/httpd.pid")
+    return str(host.check_output("stat --format '%z' /run/httpd/httpd.pid"))
 
 
 def test_a_run_that_changes_nothing_takes_at_most_half_the_time_of_the_first(host: Host) -> None:
@@ -167,7 +166,8 @@ def test_old_releases_are_deleted_but_none_that_still_has_a_worker(
 
 
 def releases(host: Host) -> list[str]:
-    return host.check_output(f"ls {APP}/releases").split()
+    found: str = host.check_output(f"ls {APP}/releases")
+    return found.split()
 
 
 def test_secrets_are_read_by_the_workers_group_alone_and_a_new_one_needs_no_reload(
@@ -198,8 +198,9 @@ def test_secrets_are_read_by_the_workers_group_alone_and_a_new_one_needs_no_relo
 
 def test_two_deploys_at_once_are_one_too_many(host: Host) -> None:
     first = start("deploy")
-    while not host.run("readlink /run/fcgid.stack.lock").stdout:
-        assert first.poll() is None
+    lock = "readlink /run/fcgid.stack.lock"
+    assert eventually(lambda: host.run(lock).stdout or first.poll() is not None, 120)
+    assert first.poll() is None
     message = refusal()
     assert "is being changed by" in message and f"(process {first.pid}, since" in message
     assert "failed=0 " in first.communicate()[0]

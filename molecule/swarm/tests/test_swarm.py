@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import docker
-import pytest
-from changes import CLIENTS, GREETING, request, under_load
+from load import CLIENTS, GREETING, request, under_load
 from playbooks import refusal, run
+from poll import eventually
 
 # Everything goes through the engine.
 testinfra_hosts = ["local://"]
@@ -21,13 +18,6 @@ IMAGE = "fcgid-stack/swarm-test"
 STACK = "fcgid-test"
 ADDRESS = "127.0.0.1:8094"
 REPLICAS = 3
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    client = docker.from_env()
-    yield client
-    client.close()
 
 
 def swarm(**variables: object) -> str:
@@ -51,13 +41,6 @@ def containers(engine: Any, tag: str = "latest") -> list[Any]:
     label = f"com.docker.swarm.service.name={STACK}_web"
     running = engine.containers.list(filters={"label": label, "status": "running"})
     return [container for container in running if container.image.id == wanted]
-
-
-def wait_until_replaced(engine: Any, gone: str) -> None:
-    end = time.monotonic() + 120
-    while len({one.id for one in containers(engine)} - {gone}) < REPLICAS:
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def facts(**headers: str) -> dict[str, Any]:
@@ -150,6 +133,8 @@ def test_a_container_that_is_killed_is_replaced(engine: Any) -> None:
     (victim, *_) = containers(engine)
     with under_load(ADDRESS, "Swarm: a container is killed", CLIENTS, "what it had") as load:
         victim.kill()
-        wait_until_replaced(engine, victim.id)
+        assert eventually(
+            lambda: len({one.id for one in containers(engine)} - {victim.id}) >= REPLICAS, 120
+        )
         load.wait_for_answer()
     assert len(containers(engine)) == REPLICAS

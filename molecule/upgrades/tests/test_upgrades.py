@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 import pytest
-from changes import address_of, greets, under_load
+from engine import address_of
+from load import greets, under_load
 from playbooks import deploy, refusal
 from testinfra.host import Host
 
@@ -28,7 +29,7 @@ def record(host: Host) -> Any:
 
 
 def version(host: Host) -> str:
-    return host.check_output("dpkg-query --show --showformat '${Version}' apache2-bin")
+    return str(host.check_output("dpkg-query --show --showformat '${Version}' apache2-bin"))
 
 
 def test_the_httpd_of_the_distribution_is_not_pushed_aside_without_being_asked(host: Host) -> None:
@@ -83,10 +84,11 @@ def test_an_upgrade_of_httpd_builds_once_and_restarts_once(host: Host) -> None:
 
 def test_a_change_of_the_patches_builds_once_and_restarts_once(host: Host) -> None:
     patched = record(host)
-    for event, patches in (
-        ("from the patched mod_fcgid to the released one", {"mod_fcgid_patches": []}),
-        ("and back", {}),
-    ):
+    changes: dict[str, dict[str, object]] = {
+        "from the patched mod_fcgid to the released one": {"mod_fcgid_patches": []},
+        "and back": {},
+    }
+    for event, patches in changes.items():
         started = starts(host)
         with under_load(host, event, None, UNTIL):
             deploy(**patches)

@@ -2,6 +2,8 @@
 
 The load is bounded, in time and in number, and comes from the test's own process over the engine's
 bridge: so it also goes on while the container is stopped, and counts what fails meanwhile.
+
+A plugin of pytest: it prints what was measured.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import docker
-import pytest
+from engine import address_of
+from poll import eventually
 from testinfra.host import Host
 
 CLIENTS = 8
@@ -146,27 +148,8 @@ class Load:
     def wait_for_answer(self) -> None:
         """Return when a request was answered that was sent after this call."""
         before = len(self.answered) + CLIENTS
-        until = time.monotonic() + PATIENCE
-        while len(self.answered) <= before:
-            assert time.monotonic() < until, "nothing was answered"
-            time.sleep(0.05)
-
-
-def container(host: Host) -> Any:
-    """The container that is the host (docker SDK)."""
-    return docker.from_env().containers.get(host.backend.get_pytest_id().rpartition("/")[2])
-
-
-def address_of(host: Host) -> str:
-    (network,) = container(host).attrs["NetworkSettings"]["Networks"].values()
-    address: str = network["IPAddress"]
-    return address
-
-
-@pytest.fixture
-def address(host: Host) -> str:
-    """Where the host answers."""
-    return address_of(host)
+        is_answered = eventually(lambda: len(self.answered) > before, PATIENCE, interval=0.05)
+        assert is_answered, "nothing was answered"
 
 
 _rows: list[str] = []
