@@ -127,16 +127,20 @@ class CallbackModule(DefaultCallback):
             sys.stdout.write(f"\r\x1b[K{text}")
             sys.stdout.flush()
 
+    def _show_task(self):
+        task, seconds = self._task, time.monotonic() - self._task_began
+        if task:
+            with self._lock:
+                self._show(f"{f'  {task}'[: self._screen.columns - 10]} ... {seconds:.0f} s")
+
     def _watch(self):
         """Show the running task, each second."""
         named = None
         while True:
-            task, now = self._task, time.monotonic()
-            if task and self._terminal:
-                with self._lock:
-                    name = f"  {task}"[: self._screen.columns - 10]
-                    self._show(f"{name} ... {now - self._task_began:.0f} s")
-            elif task not in (None, named) and now - self._printed >= QUIET:
+            task = self._task
+            if self._terminal:
+                self._show_task()
+            elif task not in (None, named) and time.monotonic() - self._printed >= QUIET:
                 named = task
                 self._say(f"  {task} ...")
             time.sleep(1)
@@ -183,10 +187,12 @@ class CallbackModule(DefaultCallback):
             self._end_step()
             self._step, self._composed, self._step_began = step, composed, time.monotonic()
         self._task, self._task_began = task.name or task.get_name(), time.monotonic()
+        self._show_task()
 
     def _handle_warnings(self, res):
-        with self._lock:
-            self._show("")
+        if res.get("warnings") or res.get("deprecations"):
+            with self._lock:
+                self._show("")
         super()._handle_warnings(res)
 
     def _handle_exception(self, result, use_stderr=False):

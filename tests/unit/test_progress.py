@@ -18,6 +18,7 @@ PLAY = """
   hosts: all
   connection: local
   gather_facts: false
+  serial: "{{ batch | default('100%') }}"
   tasks:
 """
 INNER = """
@@ -95,6 +96,10 @@ def test_several_hosts_are_summarized(play: Any, tmp_path: Path) -> None:
     assert output.startswith("Write the files ... changed on 2 of 3 hosts\nweb1: "), output
     _, output = play(INCLUDE, hosts="web1,web2,web3")
     assert output.startswith("Write the files ... ok on 3 hosts\nweb1: "), output
+    _, output = play(INCLUDE, "--extra-vars", "batch=1", hosts="web1,web2")
+    assert output.startswith(
+        "Write the files ... ok on web1\nWrite the files ... ok on web2\nweb1: "
+    ), output
 
 
 def test_the_log_has_what_the_default_callback_prints(play: Any, tmp_path: Path) -> None:
