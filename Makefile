@@ -1,4 +1,5 @@
 # make deploy   from a bare machine to FastCGI applications that answer, checked
+# make status   the applications, their releases and their workers
 # make test     every test: lint, units, and molecule on real hosts
 # make fleet    the same with a balancer and three web hosts
 # make image    the same as a container image
@@ -8,35 +9,46 @@
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-SCENARIOS := $(notdir $(wildcard molecule/*))
+# And the tutorial, whose test is none of molecule.
+SCENARIOS := $(notdir $(wildcard molecule/*)) tutorial
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: deploy fleet image swarm rollback verify down uninstall test test-changed lint unit molecule patches bench scale docs lock
+# A line a step; what Ansible prints otherwise is in the log.
+PLAYBOOK = @install -D -m 600 /dev/null build/log/$@.log; \
+    ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
+
+.PHONY: deploy fleet image swarm rollback verify status down uninstall test test-changed lint unit molecule patches \
+    bench scale docs lock
 
 deploy: .venv/ready
-	ansible-playbook -i $(INVENTORY) dev/up.yml playbooks/deploy.yml
+	$(PLAYBOOK) dev/up.yml playbooks/deploy.yml
 	@$(MAKE) --no-print-directory verify
+	@$(MAKE) --no-print-directory status
 
 fleet:
 	@$(MAKE) --no-print-directory deploy INVENTORY=inventory/fleet
 
 image swarm: INVENTORY = inventory/image
 image swarm: .venv/ready
-	ansible-playbook -i $(INVENTORY) playbooks/$@.yml
+	$(PLAYBOOK) playbooks/$@.yml
 
 rollback: .venv/ready
-	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"
+	$(PLAYBOOK) playbooks/rollback.yml -e "app=$(APP) release=$(RELEASE)"
 
 verify: .venv/ready
-	pytest -m 'not molecule' tests/acceptance --hosts ansible://web --ansible-inventory $(INVENTORY)
+	@pytest --quiet -r fE -m 'not molecule' tests/acceptance --hosts ansible://web --ansible-inventory $(INVENTORY)
+
+status: export ANSIBLE_DISPLAY_OK_HOSTS = false
+status: .venv/ready
+	$(PLAYBOOK) playbooks/status.yml
 
 # The containers of this machine, no other host.
 down: .venv/ready
-	ansible-playbook -i $(INVENTORY) dev/down.yml
+	$(PLAYBOOK) dev/down.yml
 
 uninstall: .venv/ready
-	ansible-playbook -i $(INVENTORY) playbooks/uninstall.yml -e "uninstall_confirm=$(CONFIRM)"
+	$(PLAYBOOK) playbooks/uninstall.yml -e "uninstall_confirm=$(CONFIRM)"
 
 test: lint unit molecule
 
@@ -82,7 +94,8 @@ molecule-%: .venv/ready
 	@mkdir -p build/molecule && rm -f build/molecule/$*.*
 	@echo "$*: build/molecule/$*.log"
 	@begun=$$(date +%s); \
-	    molecule test --scenario-name $* >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
+	    $(if $(filter tutorial,$*),pytest tests/tutorial,molecule test --scenario-name $*) \
+	    >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
 	    status=$$?; cat build/molecule/$*.*; echo "$*: $$(($$(date +%s) - begun)) s"; exit $$status
 
 # The patches of mod_fcgid for review: each compiled, and printed with the functions that it changes.

@@ -1,4 +1,4 @@
-"""What the checks share: the fixture of the deployment, and the table at the end.
+"""What the checks share: the fixture of the deployment.
 
 The checks run against any inventory: `make verify INVENTORY=...`. Those marked `molecule` kill
 workers and restart hosts, so they run only where molecule made the host.
@@ -39,22 +39,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed and deployment:
         log = deployment.host.run("tail -n 30 /var/log/httpd/error_log").stdout
         report.sections.append(("the last lines of /var/log/httpd/error_log", log))
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what is deployed and where it answers."""
-    for deployment in seen.values():
-        if not deployment.host.file(PID_FILE).exists:
-            continue
-        answered = deployment.requests_answered()
-        rows = [("vhost", "application", "listening socket", "worker", "requests answered")]
-        for (vhost, script), url in deployment.scripts.items():
-            for worker in sorted(deployment.workers(f"{vhost}/{script}"), key=lambda one: one.pid):
-                count = str(answered.get(worker.pid, 0))
-                rows.append((vhost, f"{script} at {url}", worker.socket, str(worker.pid), count))
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        terminalreporter.write_line("")
-        for row in rows:
-            terminalreporter.write_line("  ".join(map(str.ljust, row, widths)).rstrip())
-        if deployment.url:
-            terminalreporter.write_line(f"\nOpen {deployment.url}")
