@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A line a step; what Ansible prints otherwise is in the log.
 PLAYBOOK = @install -D -m 600 /dev/null build/log/$@.log; \
-    ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
+    ANSIBLE_DEPRECATION_WARNINGS=false ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
 
 .PHONY: deploy fleet image swarm rollback verify status down uninstall test test-changed lint unit molecule patches \
     bench scale docs lock

@@ -27,6 +27,7 @@ import sys
 import textwrap
 import threading
 import time
+from typing import Any
 
 from ansible import constants as C
 from ansible import context
@@ -44,23 +45,25 @@ class LogDisplay:
 
     banner, _error = Display.banner, Display._error
 
-    def __init__(self, screen):
+    def __init__(self, screen: Any) -> None:
         self._screen = screen
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._screen, name)
 
-    def display(self, msg, color=None, screen_only=False, **options):
+    def display(
+        self, msg: str, color: str | None = None, screen_only: bool = False, **options: Any
+    ) -> None:
         if not screen_only:
             self._screen.display(msg, color=color, log_only=True)
 
 
-def ancestry(task):
+def ancestry(task: Any) -> list[Any]:
     """List the task and the blocks and includes around it, the innermost first."""
     return [task, *ancestry(task._parent)] if task else []
 
 
-def step_of(task):
+def step_of(task: Any) -> tuple[str, bool]:
     """Return the name of the step, and whether it may have several tasks."""
     includes = [one for one in ancestry(task) if isinstance(one, TaskInclude)]
     if includes:
@@ -70,7 +73,7 @@ def step_of(task):
     return task.name or task.get_name(), False
 
 
-def rescued(task):
+def rescued(task: Any) -> bool:
     """Tell whether the rescue section of a block handles the failure of the task."""
     line = [(one._uuid, one) for one in ancestry(task)]
     return any(
@@ -79,11 +82,11 @@ def rescued(task):
     )
 
 
-def as_text(value):
+def as_text(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value).strip()
 
 
-def explain(result):
+def explain(result: dict[str, Any]) -> str:
     """Return why a task failed: its message, and what a command wrote."""
     texts = [as_text(result.get(key, "")) for key in ("msg", "censored", "stderr", "module_stderr")]
     if not any(texts[2:]):
@@ -91,49 +94,58 @@ def explain(result):
     return "\n".join(filter(None, texts))
 
 
-def items(result):
+def items(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the results of the items of a loop, or the only result."""
     return result.get("results") or [result]
 
 
-class CallbackModule(DefaultCallback):
+class CallbackModule(DefaultCallback):  # type: ignore[misc]
     """Prints steps to the screen. What DefaultCallback prints goes to the log."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "fcgid.stack.progress"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self._screen, self._display = self._display, LogDisplay(self._display)
+        self._screen: Any = self._display
+        self._display: Any = LogDisplay(self._screen)
         self._terminal = sys.stdout.isatty()
-        self._lock, self._watcher = threading.Lock(), None
-        self._playbooks, self._hosts = 0, []
-        self._step, self._composed, self._task = None, False, None
-        self._results, self._failed = {}, set()  # of the step: changes by host, hosts
-        self._messages, self._failures = {}, {}  # of the task: hosts by text
+        self._lock = threading.Lock()
+        self._watcher: threading.Thread | None = None
+        self._playbooks = 0
+        self._hosts: list[str] = []
+        self._step: str | None = None
+        self._composed = False
+        self._task: str | None = None
+        # Of the step: the number of changes by host, and the hosts that failed.
+        self._results: dict[str, int] = {}
+        self._failed: set[str] = set()
+        # Of the task: the hosts by message, and by task and message.
+        self._messages: dict[str, list[str]] = {}
+        self._failures: dict[tuple[str | None, str], list[str]] = {}
         self._printed = self._step_began = self._task_began = time.monotonic()
 
-    def _say(self, text, color=None):
+    def _say(self, text: str, color: str | None = None) -> None:
         with self._lock:
             self._show("")
             self._screen.display(text, color=color, screen_only=True)
             sys.stdout.flush()
             self._printed = time.monotonic()
 
-    def _show(self, text):
+    def _show(self, text: str) -> None:
         """Replace the last line of the terminal."""
         if self._terminal:
             sys.stdout.write(f"\r\x1b[K{text}")
             sys.stdout.flush()
 
-    def _show_task(self):
+    def _show_task(self) -> None:
         task, seconds = self._task, time.monotonic() - self._task_began
         if task:
             with self._lock:
                 self._show(f"{f'  {task}'[: self._screen.columns - 10]} ... {seconds:.0f} s")
 
-    def _watch(self):
+    def _watch(self) -> None:
         """Show the running task, each second."""
         named = None
         while True:
@@ -145,7 +157,7 @@ class CallbackModule(DefaultCallback):
                 self._say(f"  {task} ...")
             time.sleep(1)
 
-    def _end_task(self):
+    def _end_task(self) -> None:
         self._task = None
         for text, hosts in self._messages.items():
             separator = "\n" if "\n" in text else " "
@@ -160,7 +172,7 @@ class CallbackModule(DefaultCallback):
                 self._say("\n".join(f"  {one}" for one in lines), C.COLOR_ERROR)
         self._messages, self._failures = {}, {}
 
-    def _end_step(self):
+    def _end_step(self) -> None:
         self._end_task()
         hosts = self._results.keys() - self._failed
         changed = [host for host in hosts if self._results[host]]
@@ -179,7 +191,7 @@ class CallbackModule(DefaultCallback):
             self._say(f"{self._step} ... {words}", C.COLOR_CHANGED if changed else C.COLOR_OK)
         self._step, self._results, self._failed = None, {}, set()
 
-    def _task_start(self, task, prefix=None):
+    def _task_start(self, task: Any, prefix: str | None = None) -> None:
         super()._task_start(task, prefix)
         self._end_task()
         step, composed = step_of(task)
@@ -189,17 +201,17 @@ class CallbackModule(DefaultCallback):
         self._task, self._task_began = task.name or task.get_name(), time.monotonic()
         self._show_task()
 
-    def _handle_warnings(self, res):
+    def _handle_warnings(self, res: Any) -> None:
         if res.get("warnings") or res.get("deprecations"):
             with self._lock:
                 self._show("")
         super()._handle_warnings(res)
 
-    def _handle_exception(self, result, use_stderr=False):
+    def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:
         if "censored" not in result:  # ansible-core shows the message in spite of no_log
             super()._handle_exception(result, use_stderr)
 
-    def _fail(self, result):
+    def _fail(self, result: Any) -> None:
         found = items(result.result)
         failed = [one for one in found if one.get("failed") or one.get("unreachable")] or found
         text = "\n".join(
@@ -209,7 +221,7 @@ class CallbackModule(DefaultCallback):
         self._failures.setdefault((self._task, text), []).append(self.host_label(result))
         self._failed.add(result.host.get_name())
 
-    def v2_runner_on_ok(self, result):
+    def v2_runner_on_ok(self, result: Any) -> None:
         host, task = result.host.get_name(), result.task
         if not isinstance(task, TaskInclude):
             changed = bool(result.result.get("changed"))
@@ -219,37 +231,37 @@ class CallbackModule(DefaultCallback):
                 self._messages.setdefault(text, []).append(host)
         super().v2_runner_on_ok(result)
 
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors and not rescued(result.task):
             self._fail(result)
         super().v2_runner_on_failed(result, ignore_errors)
 
-    def v2_runner_on_unreachable(self, result):
+    def v2_runner_on_unreachable(self, result: Any) -> None:
         if not result.task.ignore_unreachable:
             self._fail(result)
         super().v2_runner_on_unreachable(result)
 
-    def v2_on_file_diff(self, result):
+    def v2_on_file_diff(self, result: Any) -> None:
         found = [one for one in items(result.result) if one.get("diff") and one.get("changed")]
         diff = "".join(self._get_diff(one["diff"]) for one in found)
         if diff:
             self._say(f"{self._task} [{self.host_label(result)}]\n{diff}")
         super().v2_on_file_diff(result)
 
-    def v2_playbook_on_start(self, playbook):
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         super().v2_playbook_on_start(playbook)
         self._playbooks += 1
         if not self._watcher:
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()
 
-    def v2_playbook_on_play_start(self, play):
+    def v2_playbook_on_play_start(self, play: Any) -> None:
         self._end_step()
         super().v2_playbook_on_play_start(play)
         variables = play.get_variable_manager().get_vars(play=play, include_hostvars=False)
         self._hosts = variables["ansible_play_hosts_all"]
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         self._end_step()
         super().v2_playbook_on_stats(stats)
         totals = {host: stats.summarize(host) for host in sorted(stats.processed)}

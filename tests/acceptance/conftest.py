@@ -7,10 +7,9 @@ workers and restart hosts, so they run only where molecule made the host.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from deployment import DEFAULTS, PID_FILE, Deployment
+from deployment import DEFAULTS, Deployment
 from testinfra.host import Host
 
 NAMES = "q('ansible.builtin.varnames', '^(httpd_|fcgi_app|mod_fcgid_|public_url)')"
