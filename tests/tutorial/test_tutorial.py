@@ -1,7 +1,7 @@
 """The tutorial works by copy and paste: its commands run in their order, and print what it says.
 
-They run in a copy of this checkout, with a home of its own, and deploy to the container fcgid-local,
-at port 8080.
+They run in a copy of this checkout, with a home of its own, and deploy to fcgid-local at port
+8080.
 """
 
 from __future__ import annotations

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import re
+import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playbooks import application, deploy, refusal
+from playbooks import ROOT, application, deploy, refusal
 from testinfra.host import Host
 
 SITE = "curl --silent --show-error --fail --max-time 60 http://127.0.0.1/app.fcgi"
@@ -339,4 +342,36 @@ def test_a_socket_directory_of_someone_else_is_refused(host: Host) -> None:
     assert traces(host) == before
     host.check_output("rm -r /run/fcgidsock")
     deploy()
+    assert "Hello world!" in host.check_output(SITE)
+
+
+def test_the_collection_works_from_its_tarball(host: Host, tmp_path: Path) -> None:
+    """Built, installed into an empty directory, and run from there by its name."""
+    galaxy = ["ansible-galaxy", "collection"]
+    subprocess.run([*galaxy, "build", "--output-path", tmp_path], cwd=ROOT, check=True)
+    (tarball,) = tmp_path.glob("fcgid-stack-*.tar.gz")
+    with tarfile.open(tarball) as archive:
+        names = archive.getnames()
+    top = {name.split("/")[0] for name in names}
+    hidden = {Path(name).name for name in names if "/." in f"/{name}"}
+    assert hidden == {".dockerignore.j2"}
+    assert top <= {
+        *("FILES.json", "MANIFEST.json", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"),
+        *("app", "changelogs", "inventory", "meta", "playbooks", "plugins", "roles"),
+    }
+    collections = tmp_path / "collections"
+    subprocess.run(
+        [*galaxy, "install", "--offline", "--no-deps", "--collections-path", collections, tarball],
+        check=True,
+    )
+    done = subprocess.run(
+        ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "fcgid.stack.deploy"],
+        cwd=tmp_path,
+        env={name: os.environ[name] for name in ("PATH", "HOME")}
+        | {"ANSIBLE_COLLECTIONS_PATH": str(collections)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout
     assert "Hello world!" in host.check_output(SITE)
