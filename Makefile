@@ -78,7 +78,8 @@ unit: .venv/ready
 
 # lint, the unit tests, and the scenarios that a change touches: make test-changed [BASE=main]
 test-changed: lint unit
-	@$(MAKE) --no-print-directory molecule SCENARIOS="$$(dev/changed_scenarios.py $(or $(BASE),HEAD))"
+	@scenarios="$$(dev/changed_scenarios.py $(or $(BASE),HEAD))"; test -z "$$scenarios" || \
+	    $(MAKE) --no-print-directory molecule SCENARIOS="$$scenarios"
 
 # Two scenarios at a time. What they share is made first: the engine, the images of the hosts, and the snapshot of a
 # deployed host, from which scenarios start that prove something else. Failures are repeated at the end.

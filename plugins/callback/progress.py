@@ -82,8 +82,13 @@ def rescued(task: Any) -> bool:
     )
 
 
+def printable(text: str) -> str:
+    """Return the text without what a terminal would obey: an application may have written it."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "?" for one in text)
+
+
 def as_text(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+    return printable("\n".join(map(str, value)) if isinstance(value, list) else str(value).strip())
 
 
 def explain(result: dict[str, Any]) -> str:

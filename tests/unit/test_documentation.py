@@ -68,4 +68,5 @@ def test_a_script_can_be_copied(page: Path) -> None:
 def test_the_workflow_runs_every_scenario() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
     ran = workflow["jobs"]["molecule"]["strategy"]["matrix"]["scenario"]
-    assert ran == sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+    scenarios = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
+    assert ran == sorted([*scenarios, "tutorial"])
