@@ -262,7 +262,7 @@ def test_an_application_for_an_unknown_vhost_is_refused() -> None:
         ({"kind": "php"}, "value of kind must be one of: python, c, got: php"),
         (
             {"source": "/no/such/source"},
-            "python.source: /no/such/source does not exist on the machine that runs Ansible",
+            "python.source: /no/such/source does not exist on the machine",
         ),
         ({"source": "app/reference"}, "python.source: app/reference is not an absolute path"),
         ({"source": str(ROOT / "app")}, "app has no pyproject.toml; create one, or set kind"),
