@@ -20,7 +20,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["reference/collection/environment_variables.rst"]
 # Every reference within the site has a target, or the build fails.
 nitpicky = True
-# The callback progress has the options of Ansible's own, whose environment variables Ansible documents.
+# The callback progress has the options of Ansible's own; Ansible documents their variables.
 nitpick_ignore_regex = [("envvar", "ANSIBLE_.*")]
 
 html_theme = "furo"

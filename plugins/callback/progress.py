@@ -78,7 +78,7 @@ def rescued(task: Any) -> bool:
     line = [(one._uuid, one) for one in ancestry(task)]
     return any(
         getattr(block, "rescue", None) and inner in [one._uuid for one in block.block]
-        for (inner, _), (_, block) in zip(line, line[1:])
+        for (inner, _child), (_outer, block) in zip(line, line[1:])
     )
 
 

@@ -75,9 +75,9 @@ applications:
       vhost: www.example.org
 workers:
   description:
-    - The worker processes, by application and process id. C(application) and
-      C(release) are empty where the process does not show them. C(requests)
-      is the number of requests answered, V(-1) for a process that mod_fcgid does not know.
+    - The worker processes, by application and process id. C(application) and C(release) are empty
+      where the process does not show them. C(requests) is the number of requests answered, V(-1)
+      for a process that mod_fcgid does not know.
   type: list
   elements: dict
   returned: always

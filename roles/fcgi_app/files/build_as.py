@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Runs a command as another user, and ends all that it leaves running.
 
     build_as.py USER COMMAND [ARGUMENT ...]
@@ -49,7 +48,7 @@ def main() -> int:
     owner = pwd.getpwnam(user)
     as_user = [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
     status = subprocess.run(
-        ["setpriv", *as_user, "--no-new-privs", "--reset-env", "--", *command]
+        ["setpriv", *as_user, "--no-new-privs", "--reset-env", "--", *command], check=False
     ).returncode
     if not end_children():
         print(f"Processes of the build are still running: pgrep -l -u {user}", file=sys.stderr)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes an archive (tar) of the wheels that a Python application needs on a host.
 
 The archive holds the wheel of the application, that of fcgiserve, and those of their dependencies
@@ -158,6 +157,7 @@ def find_python(builder: Builder) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
+            check=False,
         )
     except OSError as error:
         raise StepError(f"setpriv cannot be run: {error}. Install util-linux.") from error

@@ -285,7 +285,7 @@ class Channel:
             receiving = not (self._eof or self.connection.input_ended)
             events = select.POLLOUT | (select.POLLIN if receiving else 0)
             poll.register(self.socket, events)
-            ((_, ready),) = poll.poll()
+            ((_descriptor, ready),) = poll.poll()
             if receiving and ready & select.POLLIN:
                 self.receive()
             if ready & ~select.POLLIN:

@@ -57,7 +57,7 @@ def request_params(
     body: Optional[bytes] = None,
 ) -> dict[str, str]:
     """Return the variables that a web server sends for this request (RFC 3875, section 4.1)."""
-    path_info, _, query = path.partition("?")
+    path_info, _mark, query = path.partition("?")
     params = {
         "GATEWAY_INTERFACE": "CGI/1.1",
         "REQUEST_METHOD": method,
@@ -151,7 +151,7 @@ def _converse(sock: socket.socket, request: bytes, deadline: float) -> Answer:
         data = sock.recv(65536)
         if not data:
             raise RequestFailed("the application closed the connection without END_REQUEST")
-        for kind, _, content in reader.feed(data):
+        for kind, _request_id, content in reader.feed(data):
             if kind == records.STDOUT:
                 output.append(content)
             elif kind == records.STDERR:
@@ -173,7 +173,7 @@ def _parse(raw: bytes, errors: bytes, app_status: int) -> Answer:
     status = 200
     headers: list[tuple[str, str]] = []
     for line in lines.decode("latin-1").splitlines():
-        name, _, value = line.partition(":")
+        name, _colon, value = line.partition(":")
         if name.lower() == "status":
             number = value.strip()[:3]
             if not (number.isascii() and number.isdigit()):
@@ -181,7 +181,7 @@ def _parse(raw: bytes, errors: bytes, app_status: int) -> Answer:
             status = int(number)
         else:
             headers.append((name, value.strip()))
-    if status == 200 and any(name.lower() == "location" for name, _ in headers):
+    if status == 200 and any(name.lower() == "location" for name, _value in headers):
         status = 302
     return Answer(status, headers, body, errors, app_status, raw)
 
@@ -220,12 +220,12 @@ def main(argv: Sequence[str]) -> int:
             method=options.method or ("GET" if body is None else "POST"),
             headers=[
                 (name, value.strip())
-                for name, _, value in (header.partition(":") for header in options.header)
+                for name, _colon, value in (header.partition(":") for header in options.header)
             ],
             body=body,
         )
         for pair in options.param:
-            name, _, value = pair.partition("=")
+            name, _equals, value = pair.partition("=")
             params[name] = value
         answer = request(address, params, body or b"", timeout=options.timeout)
     except (ListenError, RequestFailed, OSError) as error:

@@ -31,7 +31,7 @@ def parse_address(text: str) -> Address:
         return rest
     if "/" in text:
         return text
-    host, _, port = (rest if kind == "tcp" else text).rpartition(":")
+    host, _colon, port = (rest if kind == "tcp" else text).rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise ListenError(

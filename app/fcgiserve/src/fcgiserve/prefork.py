@@ -86,7 +86,7 @@ class Parent:
         pause = self._not_before - time.monotonic()
         if missing > 0 and pause > 0:
             return pause
-        for _ in range(missing):
+        for _worker in range(missing):
             self._start()
         return 3600.0
 

@@ -178,7 +178,7 @@ class Worker:
                 and self._serve(self._listening, gateway)
             ):
                 continue
-            for descriptor, _ in poll():
+            for descriptor, _events in poll():
                 if descriptor == self._wake:
                     os.read(self._wake, 4096)
                 elif descriptor == self._parent:
@@ -196,12 +196,12 @@ class Worker:
             if self._recycled:
                 # The other workers, and the successor, share the listen queue.
                 self._poll.unregister(self._listening)
-        for _ in range(DRAINED_CONNECTIONS):
+        for _connection in range(DRAINED_CONNECTIONS):
             expected = any(not channel.idle for channel in self._waiting.values())
             ready = self._poll.poll(DRAIN_PATIENCE if expected else 0)
             if not ready:
                 break
-            for descriptor, _ in ready:
+            for descriptor, _events in ready:
                 self._serve(descriptor, gateway)
 
     def _accept(self) -> Optional[Channel]:

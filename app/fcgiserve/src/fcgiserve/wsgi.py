@@ -261,7 +261,7 @@ class Response:
             self._log(f"{self._exchange.refusal}; answered 400")
             return self._replace("400 Bad Request")
         body = application(environ, self.start_response)
-        if type(body) is list or type(body) is tuple:
+        if body.__class__ is list or body.__class__ is tuple:
             if len(body) == 1:
                 return self._last(body[0])
             return self._last(b"".join([_checked(block) for block in body]))

@@ -1,0 +1,1 @@
+../../../app/fcgiserve/src/fcgiserve/listen.py
