@@ -129,6 +129,14 @@ def answers(address: Any) -> bool:
         return False
 
 
+def listens(path: str) -> bool:
+    """Whether a server listens at the socket, whose file is there a moment earlier (bind(2))."""
+    with open("/proc/net/unix") as table:
+        rows = [line.split() for line in table]
+    # Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON (proc(5)).
+    return any(row[-1] == path and int(row[3], 16) & 0x10000 for row in rows[1:] if len(row) == 8)
+
+
 class Conversation:
     """A connection on which a test says what it wants, record by record."""
 

@@ -1,9 +1,17 @@
 """ASGI applications, through the extra `asgi`."""
 
-import os
-
 import pytest
-from support import Program, Worker, answers, begin, output_of, params, stream, wait_until
+from support import (
+    Program,
+    Worker,
+    answers,
+    begin,
+    listens,
+    output_of,
+    params,
+    stream,
+    wait_until,
+)
 
 from fcgiserve import records
 
@@ -44,7 +52,7 @@ def test_an_application_is_started_once_and_shut_down_at_the_end():
 def test_under_a_parent_it_is_shut_down_too(tmp_path):
     path = str(tmp_path / "socket")
     with Program("fixtureapps.asynchronous:framework", "--bind", f"unix:{path}") as program:
-        wait_until(lambda: os.path.exists(path))
+        wait_until(lambda: listens(path))
         assert not answers(path)  # 201, not 200
         assert program.end() == 0
         assert program.log == "started\nrequest with state\nshut down\n"

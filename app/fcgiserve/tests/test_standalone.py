@@ -8,7 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import TESTS, Conversation, Program, answers, ask, output_of, wait_until, whole_request
+from support import (
+    TESTS,
+    Conversation,
+    Program,
+    answers,
+    ask,
+    listens,
+    output_of,
+    wait_until,
+    whole_request,
+)
 
 from fcgiserve.client import RequestFailed
 
@@ -70,7 +80,7 @@ def test_ipv6_is_served_too():
 
 def test_sigterm_finishes_the_requests_in_flight(path):
     with Program("fixtureapps.plain:sleep", "--bind", f"unix:{path}", "--workers", "2") as program:
-        wait_until(lambda: os.path.exists(path))
+        wait_until(lambda: listens(path))
         with Conversation(path) as one, Conversation(path) as two:
             for peer in (one, two):
                 peer.send(whole_request("/?0.5"))
@@ -83,7 +93,7 @@ def test_sigterm_finishes_the_requests_in_flight(path):
 
 def test_a_second_sigint_does_not_wait_for_the_requests_in_flight(path):
     with Program("fixtureapps.plain:sleep", "--bind", f"unix:{path}") as program:
-        wait_until(lambda: os.path.exists(path))
+        wait_until(lambda: listens(path))
         with Conversation(path) as peer:
             peer.send(whole_request("/?3600"))
             program.wait_for_log("sleeping")
@@ -115,7 +125,7 @@ def test_a_worker_that_fails_is_replaced_and_the_failure_logged(path):
 def test_a_worker_that_passes_its_time_limit_is_replaced(path):
     arguments = ("--bind", f"unix:{path}", "--request-timeout", "1")
     with Program("fixtureapps.plain:sleep", *arguments) as program:
-        wait_until(lambda: os.path.exists(path))
+        wait_until(lambda: listens(path))
         with pytest.raises(RequestFailed):
             ask(path, "/?60")
         assert ask(path, "/?0").body == b"slept"
@@ -135,7 +145,7 @@ def test_sighup_brings_new_code_and_finishes_the_old_requests(tmp_path, path):
     code.write_text(text.replace("slept", "old"))
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     with Program("changing:sleep", "--bind", f"unix:{path}", environment=environment) as program:
-        wait_until(lambda: os.path.exists(path))
+        wait_until(lambda: listens(path))
         with Conversation(path) as peer:
             peer.send(whole_request("/?0.5"))
             program.wait_for_log("sleeping")
