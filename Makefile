@@ -68,7 +68,7 @@ docs: .venv/ready
 	@install -d -m 755 docs/reference/collection
 	antsibull-docs --config-file docs/antsibull-docs.cfg collection --use-current --squash-hierarchy --fail-on-error \
 	    --cleanup everything --no-add-antsibull-docs-version --dest-dir docs/reference/collection fcgid.stack
-	sphinx-build -q -W --keep-going docs build/site
+	sphinx-build -q -W --keep-going --fresh-env docs build/site
 
 # System calls are counted with strace, which the hosts of molecule have.
 unit: .venv/ready

@@ -32,7 +32,8 @@ import json, os, time, zipfile
 def build_wheel(directory, config_settings=None, metadata_directory=None):
     with open("build.json") as file:
         project = json.load(file)
-    seen = {"user": os.getuid(), "directory": os.getcwd(), "files": sorted(os.listdir())}
+    files = sorted(set(os.listdir()) - {"__pycache__"})  # of this file itself
+    seen = {"user": os.getuid(), "directory": os.getcwd(), "files": files}
     with open(project["seen"] + ".new", "w") as file:
         json.dump(seen, file)
     os.rename(project["seen"] + ".new", project["seen"])
