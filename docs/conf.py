@@ -20,7 +20,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["reference/collection/environment_variables.rst"]
 # Every reference within the site has a target, or the build fails.
 nitpicky = True
-# Targets in Ansible's own documentation, and the variables of its callback, whose options progress has.
+# Targets in Ansible's documentation, and the variables of its callback, whose options progress has.
 nitpick_ignore_regex = [
     ("envvar", "ANSIBLE_.*"),
     ("ref", r"callback_plugins|ansible_collections\.ansible\.builtin\..*"),
