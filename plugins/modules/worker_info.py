@@ -232,10 +232,10 @@ def runs(pid_file: str) -> bool:
 def status_page(port: int) -> str:
     """The page of mod_status. Raises OSError or HTTPException if there is none in time."""
 
-    def give_up(*_: object) -> None:
+    def time_out(*_: object) -> None:
         raise TimeoutError(f"no answer in {PATIENCE} seconds")
 
-    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGALRM, time_out)
     signal.alarm(PATIENCE)
     connection = http.client.HTTPConnection("127.0.0.1", port)
     try:

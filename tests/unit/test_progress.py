@@ -227,6 +227,20 @@ def test_a_secret_stays_hidden(play: Any, tmp_path: Path) -> None:
     assert "hunter2" not in output + (tmp_path / "log").read_text()
 
 
+def test_control_characters_of_an_application_do_not_reach_the_terminal(play: Any) -> None:
+    """Such as those that set the title of the terminal, in what a failed command wrote."""
+    status, output = play("""
+    - name: Say
+      ansible.builtin.debug:
+        msg: "\\e[31mred"
+    - name: Build
+      ansible.builtin.shell: printf '\\033]0;owned\\007' >&2; false
+""")
+    assert status == 2
+    assert "\x1b" not in output and "\x07" not in output
+    assert "?[31mred" in output and "?]0;owned?" in output
+
+
 def test_messages_are_printed_as_they_are(play: Any) -> None:
     tasks = """
     - ansible.builtin.debug:

@@ -156,14 +156,14 @@ def full_disk(host: Host, directory: str) -> Iterator[None]:
 
 
 def test_a_release_for_which_there_is_no_room_is_refused(host: Host, tmp_path: Path) -> None:
-    with full_disk(host, "/srv/fcgi"), under_load(host, "no room for a release"):
+    with full_disk(host, "/srv/fcgi"), under_load(host, "no disk space for a release"):
         *_, message = failures("deploy", fcgi_app_list=applications(variant(tmp_path, "no room")))
     assert "was not built, and nothing live was changed" in message
     assert "No space left on device" in message, message
 
 
 def test_a_log_for_which_there_is_no_room_costs_no_request(host: Host) -> None:
-    with full_disk(host, "/var/log/httpd"), under_load(host, "no room for the logs") as load:
+    with full_disk(host, "/var/log/httpd"), under_load(host, "no disk space for the logs") as load:
         deploy(httpd_fcgid_idle_timeout=299)
         load.wait_for_answer()
     deploy()

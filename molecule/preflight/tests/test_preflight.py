@@ -319,6 +319,21 @@ def test_variables_that_mod_fcgid_cannot_pass_on_are_refused(variables: dict[str
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
+def test_names_of_an_earlier_version_are_refused_with_the_new_ones() -> None:
+    old = {key: value for key, value in application().items() if key != "health_path"}
+    message = refusal(httpd_take_over=True, fcgi_app_list=[old | {"health": "/healthz"}])
+    assert "httpd_take_over is now httpd_replace_distribution_service" in message
+    assert "fcgi_app_list[].health is now fcgi_app_list[].health_path" in message
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
+def test_nothing_is_uninstalled_without_a_confirmation() -> None:
+    message = refusal("uninstall")
+    assert "all releases and secrets (/srv/fcgi)" in message
+    assert "make uninstall CONFIRM=yes" in message
+
+
+@pytest.mark.usefixtures("serving", "unchanged")
 def test_a_patch_that_is_not_there_is_refused() -> None:
     message = refusal(mod_fcgid_patches=["request-queue", "request-quiche"])
     assert "there is no patch request-quiche. Give names of the series (upstream-fixes, " in message

@@ -108,7 +108,7 @@ def test_a_release_that_fails_behind_httpd_is_taken_back_at_once(
 ) -> None:
     before = live(host)
     fails = f'assert "Apache" not in environ["SERVER_SOFTWARE"], "no luck"\n    {HEALTHY}'
-    with under_load(host, "release that works by itself, but not behind httpd"):
+    with under_load(host, "release that responds directly, but not through httpd"):
         source = variant(sources, fails, HEALTHY)
         message = refusal(fcgi_app_list=applications(source))
         assert live(host) == serving(address) == before
