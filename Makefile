@@ -9,8 +9,9 @@
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-# And the tutorial, whose test is none of molecule.
-SCENARIOS := $(notdir $(wildcard molecule/*)) tutorial
+# The longest first. The tutorial is none of molecule's.
+LONGEST := releases fleet preflight faults image
+SCENARIOS := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(wildcard molecule/*))) tutorial
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -50,7 +51,10 @@ down: .venv/ready
 uninstall: .venv/ready
 	$(PLAYBOOK) playbooks/uninstall.yml -e "uninstall_confirm=$(CONFIRM)"
 
-test: lint unit molecule
+# Two at a time. The targets share their jobs with the scenarios.
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
+test: .venv/ready
+	@$(MAKE) --no-print-directory $(JOBS) lint unit molecule
 
 lint: .venv/ready
 	yamllint --strict .
@@ -88,7 +92,7 @@ molecule: .venv/ready
 	ansible-playbook -i inventory/local dev/up.yml --tags engine -e container_release=trixie
 	ansible-playbook -i dev/snapshot dev/snapshot.yml
 	@rm -rf build/molecule
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(SCENARIOS:%=molecule-%) || \
+	@$(MAKE) --no-print-directory $(JOBS) $(SCENARIOS:%=molecule-%) || \
 	    { grep -A 15 -E 'fatal: |short test summary' build/molecule/*.log; exit 1; }
 
 molecule-%: .venv/ready

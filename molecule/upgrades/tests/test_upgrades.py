@@ -6,11 +6,12 @@ The checks build on each other; the first meets a host that serves with what the
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from engine import address_of
-from load import greets, under_load
+from load import greets, note, under_load
 from playbooks import deploy, refusal
 from testinfra.host import Host
 
@@ -44,7 +45,9 @@ def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
 
     The other takes long to end, but no longer listens; nobody is to wait for it.
     """
+    begun = time.monotonic()
     deploy(httpd_port=8080)
+    first = time.monotonic() - begun
     assert greets(address_of(host), "/x.fcgi") == ""
     host.check_output(
         "cd /etc/systemd/system && mkdir apache2.service.d && "
@@ -62,7 +65,11 @@ def test_ours_takes_over_when_it_is_ready(host: Host) -> None:
     assert starts(host) == 1
     assert not host.service("apache2").is_running
     assert not host.service("apache2").is_enabled
+    begun = time.monotonic()
     assert "changed=0 " in deploy()
+    again = time.monotonic() - begun
+    note("a first run, and one that changes nothing", f"{first:.0f} s, {again:.0f} s")
+    assert again <= first / 2, "a run that changes nothing takes over half the time of the first"
 
 
 def test_an_upgrade_of_httpd_builds_once_and_restarts_once(host: Host) -> None:

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Runs make targets on this checkout in a fresh container of a Debian release.
+
+    on_debian.py RELEASE TARGET...
+
+The image fcgid-stack/debian:RELEASE exists: `make molecule` makes it. The container gets the files
+that git knows, and pip's settings of this machine with the directories that they name.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+MOUNT = "/controller"
+PACKAGES = "ca-certificates gcc git libc6-dev libfcgi-dev libpython3-dev make python3 python3-venv strace"
+IN_CONTAINER = f"""
+mkdir /checkout && cd /checkout && tar --extract --no-same-owner
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends {PACKAGES} >/dev/null
+exec make "$@"
+"""
+
+
+def pip_settings() -> dict[str, str]:
+    """The variables of the environment that give another pip the settings of this one."""
+    listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
+    settings = {}
+    for line in listed.splitlines():
+        name, value = line.split("=", 1)
+        _, _, option = name.rpartition(".")
+        settings["PIP_" + option.upper().replace("-", "_")] = ast.literal_eval(value)
+    return settings
+
+
+def mounted(settings: dict[str, str]) -> tuple[set[str], dict[str, str]]:
+    """The paths of this machine that the settings name, and the settings with them in MOUNT."""
+    path = re.compile(r"(?<!\S)(file://)?(/\S+)")
+    found = {match[2] for value in settings.values() for match in path.finditer(value)}
+    # An index is mounted with the files beside it, to which its pages link.
+    paths = {os.path.dirname(name) if name.endswith("/simple") else name for name in found}
+    moved = {name: path.sub(rf"\g<1>{MOUNT}\2", value) for name, value in settings.items()}
+    return paths, moved
+
+
+def main(release: str, *targets: str) -> int:
+    paths, settings = mounted(pip_settings())
+    command = ["docker", "run", "--rm", "--interactive", "--entrypoint", "bash"]
+    for path in filter(os.path.exists, sorted(paths)):
+        command += ["--volume", f"{path}:{MOUNT}{path}:ro"]
+    for name, value in settings.items():
+        command += ["--env", f"{name}={value}"]
+    command += [f"fcgid-stack/debian:{release}", "-ec", IN_CONTAINER, "bash", *targets]
+    known = subprocess.check_output(["git", "ls-files", "-z"])
+    files = subprocess.Popen(
+        ["tar", "--create", "--null", "--files-from", "-", ".git"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert files.stdin
+    running = subprocess.Popen(command, stdin=files.stdout)
+    files.stdin.write(known)
+    files.stdin.close()
+    return running.wait() or files.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
