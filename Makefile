@@ -9,9 +9,11 @@
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
-# The longest first. The tutorial is none of molecule's.
-LONGEST := releases fleet preflight faults image
-SCENARIOS := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(wildcard molecule/*))) tutorial
+# The longest first. Two are not molecule's: the commands of the documentation, and Debian 13 as the controller.
+LONGEST := swarm documentation releases fleet preflight faults image debian13
+SCENARIOS := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(wildcard molecule/*)))
+COMMAND_documentation := pytest tests/documentation
+COMMAND_debian13 := dev/on_debian.py trixie lint unit
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -99,9 +101,14 @@ molecule-%: .venv/ready
 	@mkdir -p build/molecule && rm -f build/molecule/$*.*
 	@echo "$*: build/molecule/$*.log"
 	@begun=$$(date +%s); \
-	    $(if $(filter tutorial,$*),pytest tests/tutorial,molecule test --scenario-name $*) \
+	    $(or $(COMMAND_$*),molecule test --scenario-name $*) \
 	    >build/molecule/$*.log 2>&1 && mv build/molecule/$*.log build/molecule/$*.passed; \
 	    status=$$?; cat build/molecule/$*.*; echo "$*: $$(($$(date +%s) - begun)) s"; exit $$status
+
+# Both want the swarm of this machine's engine.
+ifneq ($(filter molecule-swarm,$(MAKECMDGOALS)),)
+molecule-documentation: | molecule-swarm
+endif
 
 # The patches of mod_fcgid for review: each compiled, and printed with the functions that it changes.
 patches:

@@ -16,11 +16,14 @@ import subprocess
 import sys
 
 MOUNT = "/controller"
-PACKAGES = "ca-certificates gcc git libc6-dev libfcgi-dev libpython3-dev make python3 python3-venv strace"
+PACKAGES = (
+    "ca-certificates gcc git libc6-dev libfcgi-dev libpython3-dev make python3 python3-venv strace"
+)
 IN_CONTAINER = f"""
 mkdir /checkout && cd /checkout && tar --extract --no-same-owner
 apt-get -qq update
-DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends {PACKAGES} >/dev/null
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq install --yes --no-install-recommends {PACKAGES} >/dev/null
 exec make "$@"
 """
 
@@ -29,7 +32,8 @@ def pip_settings() -> dict[str, str]:
     """The variables of the environment that give another pip the settings of this one."""
     listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
     settings = {}
-    for line in listed.splitlines():
+    # The environment, :env:, is listed first, and overrides the files.
+    for line in reversed(listed.splitlines()):
         name, value = line.split("=", 1)
         _, _, option = name.rpartition(".")
         settings["PIP_" + option.upper().replace("-", "_")] = ast.literal_eval(value)

@@ -126,6 +126,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         # Of the step: the number of changes by host, and the hosts that failed.
         self._results: dict[str, int] = {}
         self._failed: set[str] = set()
+        # Of the task: by host, the items of the loop that failed, and why.
+        self._failed_items: dict[str, list[str]] = {}
         # Of the task: the hosts by message, and by task and message.
         self._messages: dict[str, list[str]] = {}
         self._failures: dict[tuple[str | None, str], list[str]] = {}
@@ -175,7 +177,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
                     line, self._screen.columns - 2, break_long_words=False, break_on_hyphens=False
                 )
                 self._say("\n".join(f"  {one}" for one in lines), C.COLOR_ERROR)
-        self._messages, self._failures = {}, {}
+        self._messages, self._failures, self._failed_items = {}, {}, {}
 
     def _end_step(self) -> None:
         self._end_task()
@@ -217,12 +219,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
             super()._handle_exception(result, use_stderr)
 
     def _fail(self, result: Any) -> None:
-        found = items(result.result)
-        failed = [one for one in found if one.get("failed") or one.get("unreachable")] or found
-        text = "\n".join(
-            f"{self._get_item_label(one)}: {explain(one)}" if result.task.loop else explain(one)
-            for one in failed
-        )
+        failed = self._failed_items.pop(result.host.get_name(), None)
+        text = "\n".join(failed or [explain(result.result)])
         self._failures.setdefault((self._task, text), []).append(self.host_label(result))
         self._failed.add(result.host.get_name())
 
@@ -240,6 +238,11 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         if not ignore_errors and not rescued(result.task):
             self._fail(result)
         super().v2_runner_on_failed(result, ignore_errors)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        text = f"{self._get_item_label(result.result)}: {explain(result.result)}"
+        self._failed_items.setdefault(result.host.get_name(), []).append(text)
+        super().v2_runner_item_on_failed(result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         if not result.task.ignore_unreachable:

@@ -69,4 +69,4 @@ def test_the_workflow_runs_every_scenario() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
     ran = workflow["jobs"]["molecule"]["strategy"]["matrix"]["scenario"]
     scenarios = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
-    assert ran == sorted([*scenarios, "tutorial"])
+    assert ran == sorted([*scenarios, "documentation"])

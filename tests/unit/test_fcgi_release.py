@@ -448,8 +448,9 @@ def test_a_secret_that_does_not_work_is_replaced_by_the_former_one_and_not_shown
     assert "Release a of shop was tried and does not work, so a stays live" in result["msg"]
     assert "ValueError: ******** does not work" in result["msg"]
     assert "sesame" not in json.dumps(result)
-    told = result["invocation"]["module_args"]["secrets"].values()
-    assert set(told) == {"VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"}
+    if "invocation" in result:  # ansible-core 2.21 and later give it when asked for alone
+        told = result["invocation"]["module_args"]["secrets"].values()
+        assert set(told) == {"VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"}
     assert shop.written_secrets() == {"key": "works"}
     # A worker that started during the trial has read what did not work.
     assert shop.inode != inode

@@ -41,7 +41,9 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_bare_host_has_nothing(info: Any) -> None:
-    assert info() == {
+    found = info()
+    found.pop("invocation", None)  # ansible-core 2.21 and later give it when asked for alone
+    assert found == {
         "changed": False,
         "version": "",
         "magic": "",
@@ -53,7 +55,7 @@ def test_a_bare_host_has_nothing(info: Any) -> None:
         "ipc_dir_owner": "",
         "packages_missing": [],
         "unit_waits": False,
-    } | {name: info()[name] for name in ("invocation", "listeners", "cores", "memory")}
+    } | {name: found[name] for name in ("listeners", "cores", "memory")}
 
 
 def test_a_running_httpd_is_found_by_its_pid_file(info: Any, server: Any) -> None:
@@ -107,9 +109,12 @@ def test_a_port_that_httpd_itself_holds_is_not_taken(info: Any, tmp_path: Path) 
         assert listener.getsockname()[1] not in [entry["port"] for entry in found["listeners"]]
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")
 def test_a_port_on_ipv6_counts_too(info: Any) -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"this host has no IPv6: {error}")
+    with listener:
         port = listener.getsockname()[1]
         assert port in [found["port"] for found in info()["listeners"]]
 
