@@ -5,7 +5,7 @@
 # make image    the same as a container image
 # make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, down, uninstall, lint, unit, molecule, patches, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, down, uninstall, lint, sanity, unit, molecule, patches, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PLAYBOOK = @install -D -m 600 /dev/null build/log/$@.log; \
     ANSIBLE_DEPRECATION_WARNINGS=false ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
 
-.PHONY: deploy fleet image swarm rollback verify status down uninstall test test-changed lint unit molecule patches \
+.PHONY: deploy fleet image swarm rollback verify status down uninstall test test-changed lint sanity unit molecule patches \
     bench scale docs lock
 
 deploy: .venv/ready
@@ -62,6 +62,14 @@ lint: .venv/ready
 	mypy
 	shellcheck roles/*/files/*.sh .ci/run
 	@$(MAKE) --no-print-directory docs
+
+# ansible-test wants a collection as a user has it: built, installed, and known to git. It fetches its tools itself.
+sanity: .venv/ready
+	@rm -rf build/sanity
+	ansible-galaxy collection build --output-path build/sanity
+	ansible-galaxy collection install --no-deps --force --collections-path build/sanity build/sanity/fcgid-stack-*.tar.gz
+	cd build/sanity/ansible_collections/fcgid/stack && git init --quiet && git add . && \
+	    ansible-test sanity --python "$$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
 # The site, in build/site; the reference of roles and modules is generated from their argument specs.
 docs: .venv/ready
