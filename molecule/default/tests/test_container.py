@@ -1,4 +1,4 @@
-"""A host of the tests confines a service as a server does, with what Docker allows by default and two capabilities."""
+"""A host of the tests confines a service as a server does, with two capabilities more than usual."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def test_systemd_confines_a_service(host: Host) -> None:
 
 
 def test_the_memory_limit_of_a_service_has_an_effect(host: Host) -> None:
-    allocate = "systemd-run --quiet --wait --pipe -p MemoryMax={} python3 -c 'print(len(b\"x\" * (200 << 20)))'"
-    assert host.run(allocate.format("infinity")).stdout == f"{200 << 20}\n"
-    assert host.run(allocate.format("50M")).rc != 0
+    program = "python3 -c 'print(len(b\"x\" * (200 << 20)))'"
+    limited = "systemd-run --quiet --wait --pipe -p MemoryMax={} " + program
+    assert host.run(limited.format("infinity")).stdout == f"{200 << 20}\n"
+    assert host.run(limited.format("50M")).rc != 0

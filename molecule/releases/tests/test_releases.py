@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from load import note, request, under_load
-from playbooks import applications, deploy, refusal, run, start, variant
+from playbooks import DEVELOPMENT, applications, deploy, refusal, run, start, variant
 from poll import eventually, seconds_until
 from testinfra.host import Host
 
@@ -208,7 +208,8 @@ def test_two_deploys_at_once_are_one_too_many(host: Host) -> None:
 
 
 def test_the_environment_of_an_application_is_its_own(host: Host, address: str) -> None:
-    deploy(fcgi_app_list=applications(environment={"COLOUR": 'blue "and" $HOME'}))
+    environment = DEVELOPMENT | {"COLOUR": 'blue "and" $HOME'}
+    deploy(fcgi_app_list=applications(environment=environment))
     _, body = request(address, "/info", headers={"Accept": "application/json"})
     assert json.loads(body)["environment"]["COLOUR"] == 'blue "and" $HOME'
     assert re.search(r"Request number \d+", request(address, "/x.fcgi")[1].decode())
