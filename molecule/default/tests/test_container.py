@@ -1,4 +1,4 @@
-"""A host of the tests confines a service as a server does, with two capabilities more than usual."""
+"""A host of the tests confines a service as a server does, with two more capabilities."""
 
 from __future__ import annotations
 
