@@ -5,7 +5,7 @@
 # make image    the same as a container image
 # make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, down, uninstall, lint, unit, molecule, patches, scale, docs, lock. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, sbom, down, uninstall, lint, sanity, unit, molecule, patches, scale, docs, lock, audit. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -21,8 +21,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PLAYBOOK = @install -D -m 600 /dev/null build/log/$@.log; \
     ANSIBLE_DEPRECATION_WARNINGS=false ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
 
-.PHONY: deploy fleet image swarm rollback verify status down uninstall test test-changed lint unit molecule patches \
-    bench scale docs lock
+.PHONY: deploy fleet image swarm rollback verify sbom status down uninstall test test-changed lint sanity unit molecule patches \
+    bench scale docs lock audit
 
 deploy: .venv/ready
 	$(PLAYBOOK) dev/up.yml playbooks/deploy.yml
@@ -41,6 +41,9 @@ rollback: .venv/ready
 
 verify: .venv/ready
 	@pytest --quiet -r fE -m 'not molecule' tests/acceptance --hosts ansible://web --ansible-inventory $(INVENTORY)
+
+sbom: .venv/ready
+	$(PLAYBOOK) playbooks/sbom.yml
 
 status: export ANSIBLE_DISPLAY_OK_HOSTS = false
 status: .venv/ready
@@ -68,6 +71,14 @@ lint: .venv/ready
 	mypy
 	shellcheck roles/*/files/*.sh .ci/run
 	@$(MAKE) --no-print-directory docs
+
+# ansible-test wants a collection as a user has it: built, installed, and known to git. It fetches its tools itself.
+sanity: .venv/ready
+	@rm -rf build/sanity
+	ansible-galaxy collection build --output-path build/sanity
+	ansible-galaxy collection install --no-deps --force --collections-path build/sanity build/sanity/fcgid-stack-*.tar.gz
+	cd build/sanity/ansible_collections/fcgid/stack && git init --quiet && git add . && \
+	    ansible-test sanity --python "$$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
 # The site, in build/site; the reference of roles and modules is generated from their argument specs.
 docs: .venv/ready
@@ -127,6 +138,13 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 lock: .venv/ready
 	$(LOCK) requirements.in --output-file requirements.txt
 	echo pip | $(LOCK) - --output-file roles/fcgi_app/files/pip.txt
+
+# The locked Python packages against the vulnerabilities that the public Python index knows. Other indexes have no such data.
+audit: .venv/ready
+	@for lock in requirements.txt roles/fcgi_app/files/pip.txt; do \
+	    uv run --no-project --quiet --with pip-audit==2.10.1 pip-audit --strict --progress-spinner off --disable-pip \
+	        --require-hashes --requirement $$lock || { echo "make audit: a package of $$lock has a known vulnerability, or" \
+	        "'could not be audited': the package index of this machine has no data on it."; exit 1; }; done
 
 # On Debian the module that makes virtual environments is a package of its own.
 .venv/ready: requirements.txt

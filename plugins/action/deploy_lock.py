@@ -1,5 +1,6 @@
 # Copyright fcgid.stack maintainers
-# SPDX-License-Identifier: Apache-2.0
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible action: one run at a time changes a host. Documented in plugins/modules/deploy_lock.py.
 
 The lock is a symbolic link whose target names the holder, a process of ansible-playbook: symlink(2)

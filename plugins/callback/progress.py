@@ -1,5 +1,6 @@
 # Copyright fcgid.stack maintainers
-# SPDX-License-Identifier: Apache-2.0
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible stdout callback: one line a step for people, the details in the log."""
 
 from __future__ import annotations

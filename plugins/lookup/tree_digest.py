@@ -1,5 +1,6 @@
 # Copyright fcgid.stack maintainers
-# SPDX-License-Identifier: Apache-2.0
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible lookup: a digest of the content of files and directories on the controller."""
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # Copyright fcgid.stack maintainers
-# SPDX-License-Identifier: Apache-2.0
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: a directory of configuration files that goes live as a whole, or not at all.
 
 `path` is a symbolic link to one version of the tree. A new version is written beside the live one,

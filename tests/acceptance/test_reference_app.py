@@ -115,6 +115,18 @@ def test_a_body_over_the_limit_is_answered_with_413(deployment: Deployment) -> N
     assert response.status == 413
 
 
+def test_a_proxy_header_does_not_become_the_proxy_of_the_application(
+    deployment: Deployment,
+) -> None:
+    """CVE-2016-1000104, "httpoxy"."""
+    headers = ("Accept: application/json", "Proxy: sent", "X-Proxy: sent")
+    options = [option for header in headers for option in ("--header", header)]
+    response = deployment.get("/info", *options)
+    variables = json.loads(response.body)["request"]
+    assert variables["HTTP_X_PROXY"] == "sent"
+    assert "HTTP_PROXY" not in variables
+
+
 def test_the_server_tells_no_version(deployment: Deployment) -> None:
     assert deployment.get(PYTHON).header("Server") == "Apache"
     assert deployment.get("/", "--request", "TRACE").status == 405

@@ -62,6 +62,9 @@ def refusal(playbook: str = "deploy", **variables: object) -> str:
     return message
 
 
+DEVELOPMENT = {"FCGI_REFERENCE_DEVELOPMENT": "1"}
+
+
 def application(**other: object) -> dict[str, object]:
     """The reference application, as the default has it, but for what is `other`."""
     return {
@@ -71,6 +74,7 @@ def application(**other: object) -> dict[str, object]:
         "callable": "fcgi_reference:application",
         "vhost": "localhostfcgi",
         "script": "app.fcgi",
+        "environment": DEVELOPMENT,
         "health_path": "/healthz",
     } | other
 

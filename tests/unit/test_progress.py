@@ -55,7 +55,9 @@ def play(tmp_path: Path) -> Any:
             done = subprocess.run(
                 command, cwd=ROOT, env=environment, capture_output=True, text=True
             )
-            return done.returncode, done.stdout + done.stderr
+            # A step says how long it took, from 5 s on: on a busy machine any may.
+            printed = re.sub(r", \d s$", "", done.stdout + done.stderr, flags=re.MULTILINE)
+            return done.returncode, printed
         leader, follower = pty.openpty()
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=follower) as process:
             os.close(follower)

@@ -4,6 +4,7 @@ Each program is looked for when it is needed, and a missing one is a failure, no
 are in the Debian packages nginx-light, lighttpd, apache2-bin, libfcgi-bin, libfcgi-dev and gcc.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+
+# All pages of the reference application are there, as in the demonstration.
+os.environ["FCGI_REFERENCE_DEVELOPMENT"] = "1"
 
 
 @pytest.fixture(scope="session")

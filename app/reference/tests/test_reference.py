@@ -12,7 +12,14 @@ from wsgiref.validate import validator
 
 import pytest
 
+import fcgi_reference
 from fcgi_reference import application
+
+
+@pytest.fixture(autouse=True)
+def development(monkeypatch):
+    """All pages are there, as in the demonstration."""
+    monkeypatch.setenv("FCGI_REFERENCE_DEVELOPMENT", "1")
 
 
 def call(path="/", method="GET", body=b"", **variables):
@@ -68,6 +75,18 @@ def test_healthz_is_ok():
 
 def test_another_page_is_a_404():
     assert call("/nothing")[0] == "404 Not Found"
+
+
+@pytest.mark.parametrize("setting", [None, "", "0"])
+@pytest.mark.parametrize("page", ["info", "echo", "upload", "stream", "sleep"])
+def test_a_page_for_development_is_a_404_that_says_so_elsewhere(page, setting, monkeypatch):
+    monkeypatch.delenv("FCGI_REFERENCE_DEVELOPMENT")
+    if setting is not None:
+        monkeypatch.setenv("FCGI_REFERENCE_DEVELOPMENT", setting)
+    status, _, body = call(f"/{page}")
+    assert status == "404 Not Found"
+    assert f"/{page} is for development. Set FCGI_REFERENCE_DEVELOPMENT=1".encode() in body
+    assert call("/healthz")[0] == call("/")[0] == "200 OK"
 
 
 def test_info_is_json_when_json_is_accepted():
@@ -130,16 +149,34 @@ def test_upload_is_a_form_and_says_what_was_sent():
 def test_stream_makes_lines_one_by_one():
     assert call("/stream?n=2&interval=0")[2] == b"line 1 of 2\nline 2 of 2\n"
     assert call("/stream?n=0")[2] == b""
-    endless = application({"PATH_INFO": "/stream", "QUERY_STRING": "n=1e9"}, lambda *x: None)
-    assert next(iter(endless)) == b"line 1 of 1000000000\n"
+    query = {"PATH_INFO": "/stream", "QUERY_STRING": "n=1e6&interval=0"}
+    long = application(query, lambda *x: None)
+    assert next(iter(long)) == b"line 1 of 1000000\n"
 
 
 def test_sleep_answers_after_its_time():
     assert call("/sleep?ms=1")[2] == b"slept 1 ms\n"
 
 
-@pytest.mark.parametrize("query", ["sleep?ms=x", "sleep?ms=-1", "sleep?ms=1e99", "stream?n=nan"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("sleep?ms=x", "sleep?ms=-1", "sleep?ms=1e99", "sleep?ms=60001"),
+        *("stream?n=nan", "stream?n=1000001&interval=0"),
+        # Together they would take 61 seconds.
+        *("stream?n=62&interval=1", "stream?n=2&interval=61"),
+    ],
+)
 def test_a_number_that_is_none_is_a_400_that_says_so(query):
     status, _, body = call(f"/{query}")
     assert status == "400 Bad Request"
     assert b"give a number from 0 to" in body
+
+
+@pytest.mark.parametrize("page", ["echo", "echo?body=1", "upload"])
+def test_a_body_over_the_limit_is_a_413_that_says_so(page, monkeypatch):
+    monkeypatch.setattr(fcgi_reference, "LARGEST", 100_000)
+    assert call(f"/{page}", "POST", bytes(100_000))[0] == "200 OK"
+    status, _, body = call(f"/{page}", "POST", bytes(100_001))
+    assert status == "413 Content Too Large"
+    assert b"larger than 100000 bytes" in body

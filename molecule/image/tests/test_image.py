@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from playbooks import refusal, run
 from poll import eventually
 from testinfra.host import Host
@@ -68,6 +70,12 @@ def environment_of_worker(url: str) -> dict[str, str]:
         return environment
 
 
+def manifests() -> dict[str, Any]:
+    """The manifests that the playbook has written, by their kind."""
+    documents = yaml.safe_load_all((DIRECTORY / "kubernetes.yml").read_text())
+    return {document["kind"]: document for document in documents}
+
+
 def digests(archive: Path) -> dict[str, str]:
     """The SHA-256 of each file of an archive."""
     with tarfile.open(archive) as tar:
@@ -96,6 +104,10 @@ def test_not_even_root_writes_to_its_file_system(host: Host) -> None:
     result = host.run("touch /srv/fcgi/x")
     assert result.rc != 0
     assert "Read-only file system" in result.stderr
+
+
+def test_no_program_runs_with_the_rights_of_its_owner(host: Host) -> None:
+    assert host.run("find / -xdev -type f -perm /6000").stdout == ""
 
 
 def test_nothing_to_build_or_deploy_with_is_in_it(host: Host) -> None:
@@ -241,7 +253,49 @@ def test_the_manifests_for_kubernetes_are_valid() -> None:
     # The playbook writes them only if the validator passes them.
     status, printed = run("kubernetes")
     assert status == 0, printed
-    assert "kind: Deployment" in (DIRECTORY / "kubernetes.yml").read_text()
+    assert set(manifests()) == {
+        *("Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"),
+        "HorizontalPodAutoscaler",
+    }
+
+
+def test_a_pod_is_reached_at_its_port_only_and_meets_the_restricted_standard() -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
+    assert run("kubernetes")[0] == 0
+    policy = manifests()["NetworkPolicy"]["spec"]
+    template = manifests()["Deployment"]["spec"]["template"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    (port,) = container["ports"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"ports": [{"port": port["name"]}]}]
+    assert (
+        template["spec"]["securityContext"].items()
+        >= {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }.items()
+    )
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+@pytest.mark.parametrize("rules", [[], [{"ports": [{"port": 53, "protocol": "UDP"}]}]])
+def test_what_a_pod_connects_to_can_be_restricted(rules: list[dict[str, Any]]) -> None:
+    status, printed = run("kubernetes", kubernetes_egress=rules)
+    assert status == 0, printed
+    policy = manifests()["NetworkPolicy"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == rules
+
+
+def test_a_rule_that_kubernetes_does_not_take_is_refused() -> None:
+    status, printed = run("kubernetes", kubernetes_egress=[{"port": 53}])
+    assert status == 2
+    assert "spec.egress.0" in printed
 
 
 def test_a_name_that_kubernetes_does_not_take_is_refused() -> None:

@@ -375,8 +375,8 @@ def test_the_collection_works_from_its_tarball(host: Host, tmp_path: Path) -> No
     hidden = {Path(name).name for name in names if "/." in f"/{name}"}
     assert hidden == {".dockerignore.j2"}
     assert top <= {
-        *("FILES.json", "MANIFEST.json", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"),
-        *("app", "inventory", "meta", "playbooks", "plugins", "roles"),
+        *("FILES.json", "MANIFEST.json", "README.md", "CHANGELOG.md", "SECURITY.md"),
+        *("LICENSE", "LICENSES", "app", "inventory", "meta", "playbooks", "plugins", "roles"),
     }
     collections = tmp_path / "collections"
     subprocess.run(

@@ -9,10 +9,11 @@ import json
 import re
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from load import note, request, under_load
-from playbooks import applications, deploy, refusal, run, start, variant
+from playbooks import DEVELOPMENT, ROOT, applications, deploy, refusal, run, start, variant
 from poll import eventually, seconds_until
 from testinfra.host import Host
 
@@ -184,6 +185,24 @@ def test_secrets_are_read_by_the_workers_group_alone_and_a_new_one_needs_no_relo
     assert "CREDENTIALS_DIRECTORY" in json.loads(body)["environment"]
 
 
+def test_the_bill_of_materials_of_a_host_lists_what_was_deployed(host: Host) -> None:
+    status, printed = run("sbom")
+    assert status == 0, printed
+    name = host.backend.get_hostname()
+    materials = json.loads((ROOT / f"build/sbom/{name}/sbom.cdx.json").read_text())
+    assert materials["bomFormat"] == "CycloneDX"
+    assert materials["metadata"]["component"]["name"] == name
+    parts = {part["name"]: part for part in materials["components"]}
+    httpd = host.package("apache2-bin").version
+    assert unquote(parts["apache2-bin"]["purl"]).startswith(f"pkg:deb/debian/apache2-bin@{httpd}")
+    assert parts["fcgiserve"]["purl"].startswith("pkg:pypi/fcgiserve@")
+    record = json.loads(host.file("/var/lib/mod_fcgid/build.json").content_string)
+    assert record["tarball_sha256"] in parts["mod_fcgid"]["purl"]
+    properties = parts["mod_fcgid"]["properties"]
+    patches = {patch["name"].rpartition(":")[2]: patch["value"] for patch in properties}
+    assert patches == record["inputs"]["patch_files_sha256"]
+
+
 def test_two_deploys_at_once_are_one_too_many(host: Host) -> None:
     first = start("deploy")
     lock = "readlink /run/fcgid.stack.lock"
@@ -196,7 +215,8 @@ def test_two_deploys_at_once_are_one_too_many(host: Host) -> None:
 
 
 def test_the_environment_of_an_application_is_its_own(host: Host, address: str) -> None:
-    deploy(fcgi_app_list=applications(environment={"COLOUR": 'blue "and" $HOME'}))
+    environment = DEVELOPMENT | {"COLOUR": 'blue "and" $HOME'}
+    deploy(fcgi_app_list=applications(environment=environment))
     _, body = request(address, "/info", headers={"Accept": "application/json"})
     assert json.loads(body)["environment"]["COLOUR"] == 'blue "and" $HOME'
     assert re.search(r"Request number \d+", request(address, "/x.fcgi")[1].decode())

@@ -70,6 +70,9 @@ def test_a_container_has_no_privileges_and_what_was_configured(engine: Any) -> N
     assert container.attrs["Config"]["User"] == "www-data"
     _, out = container.exec_run("grep -E '^(Cap(Prm|Eff|Bnd)|Uid):' /proc/1/status")
     assert [line.split()[1] for line in out.decode().splitlines()] == ["33", *["0" * 16] * 3]
+    # In KiB: 16 MiB, and half of swarm_memory.
+    _, out = container.exec_run("df --output=size /run /tmp")
+    assert out.split()[1:] == [b"16384", b"262144"]
     assert container.exec_run("cat /srv/greeting").output == b"$good morning\n"
     secret = "/srv/fcgi/python/secrets/password"
     assert container.exec_run(f"cat {secret}").output == b"first"

@@ -1,13 +1,16 @@
 """A WSGI application for checking a deployment, `fcgi_reference:application`.
 
-It answers as the FastCGI hello world in C does, byte for byte, and has these pages besides:
+It answers as the FastCGI hello world in C does, byte for byte. /healthz says whether a worker
+answers at all. The other pages show the worker's environment or keep a worker busy, so they are
+404 unless FCGI_REFERENCE_DEVELOPMENT=1 is in the application's environment:
 
-/healthz                 whether a worker answers at all
 /info                    the worker and the request; HTML for people, JSON by Accept
 /echo, /echo?body=1      what arrived, as JSON; the body itself
 /stream?n=10&interval=1  n lines, one each interval seconds
 /sleep?ms=1000           an answer after that time
 /upload                  a form; the size and SHA-256 of what is sent
+
+They take at most LONGEST seconds, LINES lines and LARGEST bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +41,15 @@ BLOCK = 65536
 MEMORY = 1 << 20
 
 # The longest that /stream and /sleep can be asked to take, in seconds.
-LONGEST = 3600.0
+LONGEST = 60.0
+
+# The most lines of /stream.
+LINES = 1_000_000
+
+# The largest body that /echo and /upload read, in bytes: what the role httpd lets through.
+LARGEST = 128 << 20
+
+DEVELOPMENT = "FCGI_REFERENCE_DEVELOPMENT"
 
 _started = time.time()
 _counts = {"requests": 0, "hello": 0}
@@ -52,16 +63,30 @@ class WrongQuery(ValueError):
     """A query parameter cannot be used; the message says which and why."""
 
 
+class TooLarge(ValueError):
+    """The body has more than LARGEST bytes."""
+
+
 def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Answer one request (PEP 3333)."""
     _counts["requests"] += 1
-    page = _PAGES.get(environ.get("PATH_INFO", ""))
+    path = environ.get("PATH_INFO", "")
+    page = _PAGES.get(path) or _DEVELOPMENT_PAGES.get(path)
     if page is None:
-        return _text(start_response, "404 Not Found", "There is no such page. See /info.\n")
+        return _text(start_response, "404 Not Found", "There is no such page.\n")
+    if path in _DEVELOPMENT_PAGES and os.environ.get(DEVELOPMENT) != "1":
+        return _text(
+            start_response,
+            "404 Not Found",
+            f"{path} is for development. Set {DEVELOPMENT}=1 in the application's environment.\n",
+        )
     try:
         return page(environ, start_response)
     except WrongQuery as error:
         return _text(start_response, "400 Bad Request", f"{error}\n")
+    except TooLarge:
+        message = f"The body is larger than {LARGEST} bytes: send less.\n"
+        return _text(start_response, "413 Content Too Large", message)
 
 
 def _hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -108,8 +133,12 @@ def _echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if _query(environ).get("body") == "1":
         # Not block by block: nginx stops sending a body as soon as an answer begins.
         body = tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115
-        for block in _blocks(environ):
-            body.write(block)
+        try:
+            for block in _blocks(environ):
+                body.write(block)
+        except BaseException:
+            body.close()
+            raise
         body.seek(0)
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         return _file(body)
@@ -136,8 +165,8 @@ def _upload(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 def _stream(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     query = _query(environ)
-    count = int(_number(query, "n", 10, 1e9))
-    interval = _number(query, "interval", 1, LONGEST)
+    count = int(_number(query, "n", 10, LINES))
+    interval = _number(query, "interval", 1, LONGEST / max(count - 1, 1))
     start_response("200 OK", [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
     return _lines(count, interval)
 
@@ -159,6 +188,8 @@ _PAGES: dict[str, Callable[[Environ, StartResponse], Iterable[bytes]]] = {
     "": _hello,
     "/": _hello,
     "/healthz": _healthz,
+}
+_DEVELOPMENT_PAGES: dict[str, Callable[[Environ, StartResponse], Iterable[bytes]]] = {
     "/info": _info,
     "/echo": _echo,
     "/upload": _upload,
@@ -198,7 +229,11 @@ def _headers(environ: Environ) -> dict[str, str]:
 
 
 def _blocks(environ: Environ) -> Iterator[bytes]:
+    room = LARGEST
     while block := environ["wsgi.input"].read(BLOCK):
+        room -= len(block)
+        if room < 0:
+            raise TooLarge
         yield block
 
 
