@@ -10,7 +10,7 @@
 INVENTORY ?= inventory/local
 PORT ?= 8080
 # The longest first. Two are not molecule's: the commands of the documentation, and Debian 13 as the controller.
-LONGEST := swarm documentation releases fleet preflight faults image debian13
+LONGEST := documentation releases fleet preflight faults image debian13
 SCENARIOS := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(wildcard molecule/*)))
 COMMAND_documentation := pytest tests/documentation
 COMMAND_debian13 := dev/on_debian.py trixie lint unit
@@ -117,8 +117,8 @@ molecule-%: .venv/ready
 	    status=$$?; cat build/molecule/$*.*; echo "$*: $$(($$(date +%s) - begun)) s"; exit $$status
 
 # Both want the swarm of this machine's engine.
-ifneq ($(filter molecule-swarm,$(MAKECMDGOALS)),)
-molecule-documentation: | molecule-swarm
+ifneq ($(filter molecule-documentation,$(MAKECMDGOALS)),)
+molecule-swarm: | molecule-documentation
 endif
 
 # The patches of mod_fcgid for review: each compiled, and printed with the functions that it changes.
