@@ -55,8 +55,8 @@ def main(release: str, *targets: str) -> int:
     command = ["docker", "run", "--rm", "--interactive", "--entrypoint", "bash"]
     for path in filter(os.path.exists, sorted(paths)):
         command += ["--volume", f"{path}:{MOUNT}{path}:ro"]
-    for name, value in settings.items():
-        command += ["--env", f"{name}={value}"]
+    for name in settings:
+        command += ["--env", name]
     command += [f"fcgid-stack/debian:{release}", "-ec", IN_CONTAINER, "bash", *targets]
     known = subprocess.check_output(["git", "ls-files", "-z"])
     files = subprocess.Popen(
@@ -64,8 +64,10 @@ def main(release: str, *targets: str) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert files.stdin
-    running = subprocess.Popen(command, stdin=files.stdout)
+    assert files.stdin and files.stdout
+    # The settings may hold a password, which a command line would show to all users.
+    running = subprocess.Popen(command, stdin=files.stdout, env=os.environ | settings)
+    files.stdout.close()  # so that tar ends if the container does not read
     files.stdin.write(known)
     files.stdin.close()
     return running.wait() or files.wait()

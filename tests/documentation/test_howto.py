@@ -141,8 +141,7 @@ def site(checkout: Path, home: Path, run: Run, guides: Guides) -> None:
     (home / "project").mkdir()
     (home / "project/inventory").symlink_to(mine)
     run(["ansible-playbook -i inventory/mine dev/up.yml"])
-    networks = "{{.NetworkSettings.IPAddress}}"
-    inspect = ["docker", "inspect", "--format", networks, HOST]
+    inspect = ["docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", HOST]
     address = subprocess.check_output(inspect, text=True).strip()
     (home / ".curlrc").write_text(f"fail\nresolve = {HOST}:8080:{address}\n")
 

@@ -196,7 +196,7 @@ def test_a_page_without_an_httpd_is_not_believed(info: Any, start: Start, tmp_pa
     assert [worker["requests"] for worker in found["workers"]] == [-1]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees other users' sockets")
 def test_workers_of_another_user_are_found(info: Any, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as endpoint:
         endpoint.bind(str(tmp_path / "ipc" / "1"))

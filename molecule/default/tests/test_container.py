@@ -24,9 +24,8 @@ def test_systemd_confines_a_service(host: Host) -> None:
     assert written.rc != 0
     assert "Read-only file system" in written.stderr
     status = host.check_output(f"systemd-run --quiet --wait --pipe {options} cat /proc/self/status")
-    assert (
-        "NoNewPrivs:\t0\n" in status
-    )  # as on a server: programs such as suexec keep their setuid bit
+    # As on a server: programs such as suexec keep their setuid bit.
+    assert "NoNewPrivs:\t0\n" in status
 
 
 def test_the_memory_limit_of_a_service_has_an_effect(host: Host) -> None:
