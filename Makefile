@@ -5,7 +5,7 @@
 # make image    the same as a container image
 # make swarm    the image as a stack on Docker Swarm
 # make bench    mod_fcgid against its peers: docs/benchmark.md; BENCH=smoke, BENCH_ROUNDS=5, BENCH_SECONDS=4
-# The rest: rollback APP=…, verify, sbom, down, uninstall, lint, sanity, unit, molecule, patches, scale, docs, lock, audit. Another target: make deploy INVENTORY=inventory/mine
+# The rest: rollback APP=…, verify, sbom, down, uninstall, lint, sanity, unit, interop, molecule, patches, scale, docs, lock, audit. Another target: make deploy INVENTORY=inventory/mine
 
 INVENTORY ?= inventory/local
 PORT ?= 8080
@@ -13,7 +13,7 @@ PORT ?= 8080
 LONGEST := documentation releases fleet preflight faults image debian13
 SCENARIOS := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(wildcard molecule/*)))
 COMMAND_documentation := pytest tests/documentation
-COMMAND_debian13 := dev/on_debian.py trixie lint unit
+COMMAND_debian13 := dev/on_debian.py trixie lint unit interop
 export PORT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PLAYBOOK = @install -D -m 600 /dev/null build/log/$@.log; \
     ANSIBLE_DEPRECATION_WARNINGS=false ANSIBLE_STDOUT_CALLBACK=fcgid.stack.progress ANSIBLE_LOG_PATH=build/log/$@.log ansible-playbook -i $(INVENTORY)
 
-.PHONY: deploy fleet image swarm rollback verify sbom status down uninstall test test-changed lint sanity unit molecule patches \
+.PHONY: deploy fleet image swarm rollback verify sbom status down uninstall test test-changed lint sanity unit interop molecule patches \
     bench scale docs lock audit
 
 deploy: .venv/ready
@@ -93,6 +93,10 @@ unit: .venv/ready
 	cd app/reference && pytest tests
 	cd app/fcgiserve && pytest tests --cov -k "not system_calls"
 
+# fcgiserve against the web servers of this machine.
+interop: .venv/ready
+	cd app/fcgiserve && pytest interop
+
 # lint, the unit tests, and the scenarios that a change touches: make test-changed [BASE=main]
 test-changed: lint unit
 	@scenarios="$$(dev/changed_scenarios.py $(or $(BASE),HEAD))"; test -z "$$scenarios" || \
@@ -118,7 +122,7 @@ molecule-%: .venv/ready
 
 # Both want the swarm of this machine's engine.
 ifneq ($(filter molecule-documentation,$(MAKECMDGOALS)),)
-molecule-swarm: | molecule-documentation
+molecule-image: | molecule-documentation
 endif
 
 # The patches of mod_fcgid for review: each compiled, and printed with the functions that it changes.

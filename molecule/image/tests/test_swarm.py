@@ -14,7 +14,7 @@ from poll import eventually
 # Everything goes through the engine.
 testinfra_hosts = ["local://"]
 
-IMAGE = "fcgid-stack/swarm-test"
+IMAGE = "fcgid-stack/image-test"
 STACK = "fcgid-test"
 ADDRESS = "127.0.0.1:8094"
 REPLICAS = 3
@@ -75,7 +75,7 @@ def test_a_container_has_no_privileges_and_what_was_configured(engine: Any) -> N
     assert out.split()[1:] == [b"16384", b"262144"]
     assert container.exec_run("cat /srv/greeting").output == b"$good morning\n"
     secret = "/srv/fcgi/python/secrets/password"
-    assert container.exec_run(f"cat {secret}").output == b"first"
+    assert container.exec_run(f"cat {secret}").output == b"not in the image"
     assert container.exec_run(f"stat --format '%U %a' {secret}").output == b"www-data 400\n"
 
 
@@ -126,10 +126,10 @@ def test_environment_that_would_not_reach_the_workers_is_refused() -> None:
 
 def test_a_new_secret_is_rolled_out_and_nobody_notices(engine: Any) -> None:
     with under_load(ADDRESS, "Swarm: another secret, and the image before"):
-        swarm(fcgi_app_secrets={"python": {"password": "second"}})
+        swarm(fcgi_app_secrets={"python": {"password": "another"}})
     assert len(containers(engine)) == REPLICAS
     for container in containers(engine):
-        assert container.exec_run("cat /srv/fcgi/python/secrets/password").output == b"second"
+        assert container.exec_run("cat /srv/fcgi/python/secrets/password").output == b"another"
 
 
 def test_a_container_that_is_killed_is_replaced(engine: Any) -> None:
