@@ -34,7 +34,8 @@ BUILT_IN = {
 }
 # What a role may read of another one, and why.
 EXCEPTIONS = {
-    ("platform", "fcgi_app_list"): "renamed.yml refuses a key of it that has an old name",
+    ("platform", "fcgi_app_list"): "names.yml refuses a key of it that has an old name",
+    ("platform", "balancer_address"): "names.yml knows that name of an input of the playbooks",
 }
 # The keywords and arguments whose value is an expression without braces.
 EXPRESSIONS = {"break_when", "changed_when", "failed_when", "that", "until", "when"}
