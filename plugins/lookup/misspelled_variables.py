@@ -44,8 +44,8 @@ from ansible.module_utils.common.yaml import SafeLoader
 from ansible.plugins.lookup import LookupBase
 
 ROLES = Path(__file__).parents[2] / "roles"
-# Of the length of both names, the part that is the same (difflib.SequenceMatcher.ratio). One
-# letter that is missing, added or another one gives 0.9 and more, in the names that there are.
+# The similarity (difflib.SequenceMatcher.ratio) from which a name is taken for a slip. One letter
+# that is wrong, missing or added leaves 0.9 in the shortest names of this collection.
 ALIKE = 0.85
 
 
@@ -61,7 +61,7 @@ def role_variables(roles: Path) -> dict[str, set[str]]:
 def slips(
     names: Iterable[str], known: Collection[str], prefixes: tuple[str, ...]
 ) -> list[list[str]]:
-    """The names that are like a known one, each with that."""
+    """Pairs of a name that is not known and the known name that it is like."""
     found = []
     for name in sorted(names):
         if name.startswith(prefixes) and name not in known:

@@ -190,7 +190,7 @@ def test_the_configuration_is_used_without_ansible(guides: Guides, checkout: Pat
 
 
 def test_several_hosts_are_tried(guides: Guides) -> None:
-    # Web hosts that are deployed already: the tutorial does to a bare one what the guide does.
+    # The web hosts start from the snapshot of a deployed host. The tutorial deploys to a bare one.
     variables = guides.checkout / "inventory/fleet/host_vars"
     variables.mkdir()
     for host in FLEET[1:]:

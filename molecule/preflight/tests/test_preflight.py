@@ -329,7 +329,7 @@ def test_names_of_an_earlier_version_are_refused_with_the_new_ones() -> None:
 @pytest.mark.usefixtures("serving", "unchanged")
 def test_a_misspelled_variable_is_refused_with_the_name_that_was_meant() -> None:
     message = refusal(httpd_extra_module=["proxy"])
-    assert "has the name httpd_extra_module; the nearest is httpd_extra_modules." in message
+    assert "no such variable: httpd_extra_module (did you mean httpd_extra_modules?)" in message
 
 
 @pytest.mark.usefixtures("serving", "unchanged")
